@@ -1,0 +1,53 @@
+"""What is running for this conversation, where is its stream, when will it be done? A Flask blueprint that knows."""
+
+from .background import BackgroundFunction
+from .errors import (
+    AlreadyStarted,
+    Cancelled,
+    ConfigurationError,
+    Forbidden,
+    InvalidValue,
+    NamespaceFull,
+    NotFound,
+    OutboxFull,
+    RecordUnreadable,
+    SessionConflict,
+    SessionStatusError,
+    StoreFull,
+    StoreUnavailable,
+    TaskRunning,
+    Unauthorized,
+)
+from .extension import SessionStatus
+from .models import Cursor, Event, Progress, Session, SessionState, Task, TaskState, Turn
+from .runs import Run, current_run
+
+__all__ = [
+    "AlreadyStarted",
+    "BackgroundFunction",
+    "Cancelled",
+    "ConfigurationError",
+    "Cursor",
+    "Event",
+    "Forbidden",
+    "InvalidValue",
+    "NamespaceFull",
+    "NotFound",
+    "OutboxFull",
+    "Progress",
+    "RecordUnreadable",
+    "Run",
+    "Session",
+    "SessionConflict",
+    "SessionState",
+    "SessionStatus",
+    "SessionStatusError",
+    "StoreFull",
+    "StoreUnavailable",
+    "Task",
+    "TaskRunning",
+    "TaskState",
+    "Turn",
+    "Unauthorized",
+    "current_run",
+]

@@ -1,0 +1,41 @@
+"""`/health` and `/stats`: for those who run the app."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Response
+from flask_smorest import Blueprint
+
+from ..errors import Forbidden, SessionStatusError
+from .access import app_state
+from .docs import document, errors_of
+from .responses import json_response
+from .schemas import SessionStatusHealthSchema, camel_case
+
+
+def add_operations(blueprint: Blueprint) -> None:
+    """Add the operators' routes."""
+
+    @blueprint.route("/health")
+    @document(blueprint, 200, SessionStatusHealthSchema, summary="Whether the store answers")
+    @errors_of(blueprint, 503)
+    def health() -> Response:
+        store = app_state().store
+        began = time.perf_counter()
+        try:
+            store.ping()
+        except SessionStatusError:
+            body = {"status": "unavailable", "store": store.name, "degraded": False, "latencyMs": None}
+            return json_response(body, 503, {"Retry-After": "1"})
+        latency = round((time.perf_counter() - began) * 1000, 3)
+        return json_response({"status": "ok", "store": store.name, "degraded": False, "latencyMs": latency})
+
+    @blueprint.route("/stats")
+    @document(blueprint, 200, None, summary="What this process counted; operators only")
+    @errors_of(blueprint, 403)
+    def stats() -> Response:
+        state = app_state()
+        if state.hooks.is_operator is None or not state.hooks.is_operator():
+            raise Forbidden("Only operators may read this: give SessionStatus(is_operator=…).")
+        return json_response({camel_case(name): value for name, value in state.stats().items()})

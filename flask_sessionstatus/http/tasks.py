@@ -1,0 +1,131 @@
+"""`/sessions/{id}/tasks…`: a session's tasks, their results and their events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+from flask_smorest import Blueprint
+
+from ..errors import NotFound, StoreUnavailable
+from ..models import ORIGIN, Cursor, Event, Session, Task, check_id
+from ..stores.base import TaskRef
+from ..streaming.follower import Gap, Item, json_page
+from .access import app_state, caller, session_for_caller, unknown
+from .docs import document, errors_of
+from .responses import json_response
+from .schemas import (
+    SessionStatusEventsQuerySchema,
+    SessionStatusEventsSchema,
+    SessionStatusStopSchema,
+    SessionStatusTaskSchema,
+    SessionStatusTasksQuerySchema,
+)
+from .streams import requested_cursor, shed, stream, wants_stream
+
+TASKS = "/sessions/<session_id>/tasks"
+TASK = f"{TASKS}/<task_id>"
+
+_task = SessionStatusTaskSchema()
+_tasks = SessionStatusTaskSchema(many=True)
+_stop = SessionStatusStopSchema()
+
+
+def add_tasks(blueprint: Blueprint) -> None:
+    """Add the task routes."""
+
+    @blueprint.route(TASKS)
+    @blueprint.arguments(SessionStatusTasksQuerySchema, location="query")
+    @document(blueprint, 200, SessionStatusTaskSchema(many=True), summary="A session's tasks, the latest first")
+    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    def list_tasks(query: dict[str, Any], session_id: str) -> Response:
+        state = app_state()
+        session_for_caller(state, session_id)
+        wanted = query.get("state")
+        found = state.store.tasks(session_id, query["limit"])
+        if found is None:
+            raise unknown(state, "Session not found", sessionId=session_id)
+        return json_response(_tasks.dump([task for task in found if wanted in (None, task.state.value)]))
+
+    @blueprint.route(TASK)
+    @document(blueprint, 200, SessionStatusTaskSchema, summary="A task")
+    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    def get_task(session_id: str, task_id: str) -> Response:
+        _, task = _find(session_id, task_id)
+        return json_response(_task.dump(task))
+
+    @blueprint.route(f"{TASK}/result")
+    @document(blueprint, 200, None, summary="A task's result")
+    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    def get_result(session_id: str, task_id: str) -> Response:
+        _find(session_id, task_id)
+        text = app_state().store.result(session_id, task_id)
+        if text is None:
+            raise NotFound("No result", sessionId=session_id, taskId=task_id)
+        return Response(text, mimetype="application/json")
+
+    @blueprint.route(f"{TASK}/cancel", methods=["POST"])
+    @document(blueprint, 202, SessionStatusStopSchema, summary="Ask a task to stop")
+    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    def cancel_task(session_id: str, task_id: str) -> Response:
+        session, _ = _find(session_id, task_id)
+        state = app_state()
+        task = state.store.cancel(TaskRef(session.conversation_id, session_id, task_id))
+        if task is None:
+            raise unknown(state, "Task not found", sessionId=session_id, taskId=task_id)
+        return json_response(_stop.dump(task), 202)
+
+    @blueprint.route(f"{TASK}/events")
+    @blueprint.arguments(SessionStatusEventsQuerySchema, location="query")
+    @document(
+        blueprint, 200, SessionStatusEventsSchema, summary="A task's events after a cursor: a stream, or a JSON page"
+    )
+    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    def list_events(query: dict[str, Any], session_id: str, task_id: str) -> Response:
+        cursor = requested_cursor(query)
+        state = app_state()
+        try:
+            _, task = _find(session_id, task_id)
+        except StoreUnavailable as error:
+            return shed(error)
+        if wants_stream():
+            return stream(state, caller(state), task, cursor, None)
+        wait = min(query.get("wait", 0.0), state.settings.max_wait)
+        return _page(task, cursor or ORIGIN, wait)
+
+
+def _find(session_id: str, task_id: str) -> tuple[Session, Task]:
+    """The task, if the caller may have its session. Raises NotFound."""
+    state = app_state()
+    check_id(task_id, "taskId")
+    session = session_for_caller(state, session_id)
+    task = state.store.task(session_id, task_id)
+    if task is None:
+        raise unknown(state, "Task not found", sessionId=session_id, taskId=task_id)
+    return session, task
+
+
+def _page(task: Task, after: Cursor, wait: float) -> Response:
+    if after != ORIGIN and after == task.cursor and task.state.terminal:
+        return json_response({"events": [], "cursor": str(after), "done": True})
+    hub = app_state().engine.hub
+    channel = hub.enter(TaskRef(task.conversation_id, task.session_id, task.task_id))
+    if channel is None:
+        raise StoreUnavailable("This process follows as many streams as it can. Try again in a moment.")
+    try:
+        page = json_page(hub, channel, after, wait)
+    finally:
+        hub.leave(channel)
+    if page is None:
+        raise StoreUnavailable("The store is unavailable. Try again in a moment.")
+    items, cursor, done = page
+    return json_response({"events": [_shown(item) for item in items], "cursor": str(cursor), "done": done})
+
+
+def _shown(item: Item) -> dict[str, Any]:
+    if isinstance(item, Event):
+        return {"cursor": str(item.cursor), "type": item.type, "data": item.data}
+    if isinstance(item, Gap):
+        data: Any = {"requested": str(item.requested), "firstAvailable": str(item.first)}
+        return {"cursor": str(item.requested), "type": "gap", "data": data}
+    return {"cursor": str(item.cursor), "type": "end", "data": Event(item.cursor, "end", item.json).data}

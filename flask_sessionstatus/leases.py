@@ -1,0 +1,76 @@
+"""The beat thread: renews the lease of every task of this process, apart from its output."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from .errors import StoreUnavailable
+from .stores.base import Store
+from .streaming.outbox import Outbox
+
+log = logging.getLogger("flask_sessionstatus")
+
+BATCH = 128
+RETRY = 0.5
+
+
+class Beats:
+    """Beats every `heartbeat` seconds, and when woken; after a failure it tries again sooner."""
+
+    def __init__(self, store: Store, outbox: Outbox, heartbeat: float) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._heartbeat = heartbeat
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._woken = threading.Event()
+        self._closed = False
+
+    def ensure(self) -> None:
+        """Start the thread unless it runs."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="sessionstatus-beats", daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Beat now: somebody may have asked a task of this process to stop."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """End the thread; nothing is renewed any more."""
+        self._closed = True
+        self._woken.set()
+
+    def _run(self) -> None:
+        wait = self._heartbeat
+        while True:
+            self._woken.wait(wait)
+            self._woken.clear()
+            if self._closed:
+                return
+            try:
+                wait = self._heartbeat if self.beat() else min(RETRY, self._heartbeat)
+            except Exception:  # whatever goes wrong in one beat, the next must come
+                log.exception("A beat failed.")
+                wait = self._heartbeat
+
+    def beat(self) -> bool:
+        """Renew every lease once; False when the store could not be asked."""
+        reached = True
+        beats = self._outbox.beats()
+        for start in range(0, len(beats), BATCH):
+            some = beats[start : start + BATCH]
+            try:
+                answers = self._store.beat(some)
+            except StoreUnavailable:
+                return False
+            for beat, answer in zip(some, answers):
+                if isinstance(answer, Exception):
+                    reached = reached and not isinstance(answer, StoreUnavailable)
+                    log.warning("Task %s: %s", beat.ref.task_id[:8], answer)
+                else:
+                    self._outbox.answered(beat.ref.task_id, answer)
+        self._outbox.release()
+        return reached

@@ -1,0 +1,253 @@
+"""Sessions: what the routes and the host call. The routes add access rules to it and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from .errors import InvalidValue, NotFound
+from .models import ORIGIN, ROLES, Cursor, Json, Session, SessionState, Turn, check_id, namespace_of, to_json
+from .stores.base import SessionDraft, SessionPage, Store
+from .stores.codec import Snapshot, SessionRecord, TaskRecord, state_at, status_of
+
+MAX_TEXT = 256
+HISTORY = 6
+ALL = 10**9
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "<unset>"
+
+
+UNSET: Any = _Unset()
+
+
+@dataclass(frozen=True)
+class CurrentSession:
+    """A conversation's most recent session, as `active-session` shows it."""
+
+    session_id: str
+    status: SessionState
+    cursor: Cursor
+    started_at: int
+    last_activity: int
+    task_id: str | None
+
+
+def owner_of(snapshot: Snapshot) -> str | None:
+    """The namespace that a conversation belongs to: that of its first live session."""
+    first = min(snapshot.sessions.items(), key=lambda item: (item[1]["created"], item[0]))
+    return first[1].get("ns")
+
+
+def current_session(snapshot: Snapshot) -> CurrentSession | None:
+    """The most recent session: one with a live task first, then by latest epoch, then by creation. None without any."""
+    best: tuple[tuple[bool, int, int, str], SessionRecord, str | None, TaskRecord | None] | None = None
+    latest: dict[str, tuple[str, TaskRecord]] = {}
+    live: set[str] = set()
+    activity: dict[str, int] = {}
+    for task_id, task in snapshot.tasks.items():
+        session_id = task["session"]
+        if session_id not in latest or task["epoch"] > latest[session_id][1]["epoch"]:
+            latest[session_id] = task_id, task
+        if snapshot.is_live(task):
+            live.add(session_id)
+        activity[session_id] = max(activity.get(session_id, 0), task["activity"])
+    for session_id, session in snapshot.sessions.items():
+        newest, record = latest.get(session_id, (None, None))
+        rank = session_id in live, record["epoch"] if record is not None else 0, session["created"], session_id
+        if best is None or rank > best[0]:
+            best = rank, session, newest, record
+    if best is None:
+        return None
+    (is_live, _, _, session_id), session, newest, record = best
+    return CurrentSession(
+        session_id,
+        status_of(is_live, state_at(record, snapshot.now, snapshot.grace) if record is not None else None),
+        Cursor(record["epoch"], record["tail"]) if record is not None and record["tail"] else ORIGIN,
+        session["created"],
+        max(session["activity"], activity.get(session_id, 0)),
+        newest,
+    )
+
+
+def active_task(snapshot: Snapshot) -> str | None:
+    """The id of the conversation's latest live task."""
+    live = {task_id: task["epoch"] for task_id, task in snapshot.tasks.items() if snapshot.is_live(task)}
+    return max(live, key=lambda task_id: live[task_id], default=None)
+
+
+def latest_task(snapshot: Snapshot, session_id: str | None = None) -> str | None:
+    """The id of the latest task of a session, or of the conversation."""
+    wanted = {
+        task_id: task["epoch"]
+        for task_id, task in snapshot.tasks.items()
+        if session_id is None or task["session"] == session_id
+    }
+    return max(wanted, key=lambda task_id: wanted[task_id], default=None)
+
+
+class Sessions:
+    """Create, read, change and delete sessions and their turns.
+
+    `default_namespace` gives the caller's namespace where none is named.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        default_namespace: Callable[[], str | None],
+        default_language: Callable[[], str] = lambda: "nl",
+    ) -> None:
+        self._store = store
+        self._default_namespace = default_namespace
+        self._default_language = default_language
+
+    def draft(
+        self,
+        conversation_id: str | None,
+        session_id: str | None = None,
+        *,
+        namespace_id: Any = UNSET,
+        metadata: Mapping[str, Json] | None = None,
+        language: str | None = None,
+        device_type: str | None = None,
+        client_version: str | None = None,
+        for_socket: bool = False,
+    ) -> SessionDraft:
+        """A checked draft of a session. Raises InvalidValue."""
+        namespace = self._default_namespace() if namespace_id is UNSET else namespace_id
+        return SessionDraft(
+            session_id=check_id(session_id, "sessionId") if session_id is not None else str(uuid4()),
+            conversation_id=check_id(conversation_id, "conversationId")
+            if conversation_id is not None
+            else str(uuid4()),
+            namespace_id=None if namespace is None else namespace_of(namespace),
+            language=_short(language, "language") or self._default_language(),
+            device_type=_short(device_type, "deviceType"),
+            client_version=_short(client_version, "clientVersion"),
+            metadata=_mapping(metadata or {}, "metadata"),
+            for_socket=for_socket,
+        )
+
+    def create(self, conversation_id: str | None = None, session_id: str | None = None, **options: Any) -> Session:
+        """Make a session and return it; an id that is there already is returned as it stands.
+
+        Options: namespace_id, metadata, language, device_type, client_version.
+        Raises SessionConflict, NamespaceFull, InvalidValue.
+        """
+        draft = self.draft(conversation_id, session_id, **options)
+        self._store().create_session(draft)
+        return self._known(draft.session_id)
+
+    def get(self, session_id: str) -> Session | None:
+        """The session, or None: unknown, expired or deleted."""
+        return self._store().session(check_id(session_id, "sessionId"))
+
+    def get_or_create(self, session_id: str, conversation_id: str | None = None, **options: Any) -> Session:
+        """The session of this id; made, by exactly one of those who ask at once, when there is none."""
+        found = self.get(session_id)
+        return found if found is not None else self.create(conversation_id or session_id, session_id, **options)
+
+    def _known(self, session_id: str) -> Session:
+        session = self._store().session(session_id)
+        if session is None:
+            raise NotFound("Session not found", sessionId=session_id)
+        return session
+
+    def update(
+        self, session_id: str, *, metadata: Mapping[str, Json | None] | None = None, language: str | None = None
+    ) -> Session:
+        """Merge metadata (None removes a key) and set the language. Raises NotFound, InvalidValue."""
+        fields: dict[str, str | None] = {
+            f"meta:{name}": None if value is None else to_json(value)
+            for name, value in _mapping(metadata or {}, "metadata").items()
+        }
+        if language is not None:
+            fields["language"] = _short(language, "language")
+        if not self._store().update_session(check_id(session_id, "sessionId"), fields):
+            raise NotFound("Session not found", sessionId=session_id)
+        return self._known(session_id)
+
+    def delete(self, session_id: str) -> bool:
+        """Delete the session; its tasks are told to stop, its followers get their end. False when there was none."""
+        return self._store().delete_session(check_id(session_id, "sessionId"))
+
+    def list(self, namespace_id: Any = UNSET, *, limit: int = 50, cursor: str | None = None) -> SessionPage:
+        """Live sessions of a namespace, newest activity first; `cursor` is the `next` of the page before."""
+        namespace = self._default_namespace() if namespace_id is UNSET else namespace_id
+        return self._store().sessions(None if namespace is None else namespace_of(namespace), limit, cursor)
+
+    # Turns
+
+    def add_turn(self, session_id: str, role: str, content: str, **fields: Any) -> Turn:
+        """Append one turn. Fields: sources, resolved_question, template_id, slots, results. Raises as add_turns."""
+        return self.add_turns(session_id, [Turn(role, content, **fields)])[0]
+
+    def add_turns(self, session_id: str, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """Append turns as one step; a user turn's slots merge into the session's (None clears one), its template is kept.
+
+        Returns them with position and timestamp. Raises NotFound, InvalidValue.
+        """
+        fields: dict[str, str | None] = {}
+        ready = []
+        for turn in turns:
+            if turn.role not in ROLES:
+                raise InvalidValue(
+                    f"A turn's role is one of {', '.join(ROLES)}.", {"role": [f"Not one of {', '.join(ROLES)}."]}
+                )
+            if not isinstance(turn.content, str):
+                raise InvalidValue("A turn's content is text.", {"content": ["Not a text."]})
+            slots = _mapping(turn.slots, "slots")
+            to_json([turn.content, turn.sources, turn.results, turn.resolved_question, turn.template_id])
+            ready.append(replace(turn, slots=slots, turn_id=turn.turn_id or uuid4().hex))
+            if turn.role == "user":
+                for name, value in slots.items():
+                    fields[f"slot:{name}"] = None if value is None else to_json(value)
+                if turn.template_id is not None:
+                    fields["template"] = turn.template_id
+        stored = self._store().add_turns(check_id(session_id, "sessionId"), ready, fields)
+        if stored is None:
+            raise NotFound("Session not found", sessionId=session_id)
+        return stored
+
+    def turns(self, session_id: str, *, limit: int | None = None, before: int | None = None) -> Sequence[Turn]:
+        """The last turns (before a position), oldest first. Raises NotFound."""
+        found = self._store().turns(check_id(session_id, "sessionId"), before, ALL if limit is None else limit)
+        if found is None:
+            raise NotFound("Session not found", sessionId=session_id)
+        return found
+
+    def history(self, session_id: str, limit: int = HISTORY) -> Sequence[Mapping[str, str]]:
+        """The last turns as `[{"role", "content"}]`, the resolved question where there is one: ready for a model's API."""
+        return [
+            {"role": turn.role, "content": turn.resolved_question or turn.content}
+            for turn in self.turns(session_id, limit=limit)
+        ]
+
+    def previous_user_turn(self, session_id: str) -> Turn | None:
+        """The last turn of the user."""
+        return next((turn for turn in reversed(self.turns(session_id)) if turn.role == "user"), None)
+
+    def slots(self, session_id: str) -> Mapping[str, Json]:
+        """The session's current slots. Raises NotFound."""
+        return self._known(check_id(session_id, "sessionId")).current_slots
+
+
+def _mapping(value: Mapping[str, Json], name: str) -> Mapping[str, Json]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidValue(f"{name} is an object.", {name: ["Not an object."]})
+    to_json(value)
+    return dict(value)
+
+
+def _short(value: str | None, name: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_TEXT:
+        message = f"Not a text of 1 to {MAX_TEXT} printable characters."
+        raise InvalidValue(f"{name}: {message}", {name: [message]})
+    return value

@@ -1,0 +1,261 @@
+"""Models ↔ versioned JSON. A record is what a store keeps; a model is what it means at one moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+from ..errors import RecordUnreadable
+from ..estimate import from_history, from_progress
+from ..models import Json, Progress, Session, SessionState, Task, TaskState, Turn, to_json
+
+VERSION = 1
+
+
+class SessionRecord(TypedDict, total=False):
+    """The moving part of a session. Times are Unix ms; `socket` marks one made for a socket that nobody used yet."""
+
+    v: int
+    ns: str
+    created: int
+    expires: int
+    activity: int
+    socket: bool
+
+
+class TaskRecord(TypedDict, total=False):
+    """All that is kept of a task but its events and its result. Times are Unix ms, `past` and `remaining` are ms."""
+
+    v: int
+    session: str
+    type: str
+    wire: str
+    token: str
+    state: str
+    attempt: int
+    epoch: int
+    tail: int
+    created: int
+    updated: int
+    activity: int
+    started: int
+    finished: int
+    deadline: int
+    cancel: int
+    forced: bool
+    current: float
+    total: float
+    note: str
+    remaining: int
+    remaining_at: int
+    past: list[int]
+    result: bool
+    error_type: str
+    error_message: str
+
+
+_SESSION_KEYS = ("created", "expires", "activity")
+_TASK_KEYS = ("session", "state", "attempt", "epoch", "tail", "created", "updated", "activity", "deadline")
+
+
+def _decode(text: str | bytes, keys: Iterable[str], name: str) -> Any:
+    try:
+        record = json.loads(text)
+        if record["v"] == VERSION and all(key in record for key in keys):
+            return record
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise RecordUnreadable(f"The stored record of {name} cannot be read.")
+
+
+def decode_session(text: str | bytes, name: str) -> SessionRecord:
+    """Read a session's record. Raises RecordUnreadable, naming `name`."""
+    record: SessionRecord = _decode(text, _SESSION_KEYS, name)
+    return record
+
+
+def decode_task(text: str | bytes, name: str) -> TaskRecord:
+    """Read a task's record. Raises RecordUnreadable, naming `name`."""
+    record: TaskRecord = _decode(text, _TASK_KEYS, name)
+    return record
+
+
+def state_at(record: TaskRecord, now: int, grace: int = 0) -> TaskState:
+    """The state of a task at `now`: a live one whose lease ran out is `lost`, or `cancelled` where that was asked for.
+
+    `grace` (ms) is how much longer an expired lease is taken as live.
+    """
+    state = TaskState(record["state"])
+    if state.live and now >= record["deadline"] + grace:
+        return TaskState.CANCELLED if "cancel" in record else TaskState.LOST
+    return state
+
+
+def estimate_at(record: TaskRecord, state: TaskState, now: int) -> tuple[int | None, str | None]:
+    """The estimated completion of a task at `now` and its basis (`progress`, `history`), or two Nones."""
+    if state.terminal:
+        return record.get("finished", record["deadline"]), None
+    if state is not TaskState.RUNNING:
+        return None, None
+    if "remaining" in record:
+        return from_progress(record["remaining"], record["remaining_at"], now), "progress"
+    past = from_history(record.get("past") or [], record.get("started", record["created"]), now)
+    return past, "history" if past is not None else None
+
+
+def task_at(
+    record: TaskRecord, task_id: str, conversation_id: str, namespace_id: str | None, now: int, grace: int = 0
+) -> Task:
+    """The task that a record means at `now`."""
+    state = state_at(record, now, grace)
+    estimate, basis = estimate_at(record, state, now)
+    ended = state.terminal or state is TaskState.LOST
+    return Task(
+        task_id=task_id,
+        session_id=record["session"],
+        conversation_id=conversation_id,
+        namespace_id=namespace_id,
+        type=record["type"],
+        state=state,
+        attempt=record["attempt"],
+        epoch=record["epoch"],
+        tail=record["tail"],
+        created_at=record["created"],
+        updated_at=record["updated"],
+        started_at=record.get("started"),
+        finished_at=record.get("finished", record["deadline"]) if ended else None,
+        deadline=None if state.terminal else record["deadline"],
+        progress=Progress(record.get("current"), record.get("total"), record.get("note")),
+        estimated_completion=estimate,
+        estimate_basis=basis,
+        cancel_requested_at=record.get("cancel"),
+        result_available=record.get("result", False),
+        error_type=record.get("error_type"),
+        error_message=record.get("error_message"),
+        wire=record["wire"],
+    )
+
+
+class Snapshot:
+    """What a store knows of one conversation at one moment: `now` (Unix ms), its live sessions and their tasks, by id."""
+
+    __slots__ = ("conversation_id", "grace", "now", "sessions", "tasks")
+
+    def __init__(
+        self,
+        conversation_id: str,
+        now: int,
+        sessions: Mapping[str, SessionRecord],
+        tasks: Mapping[str, TaskRecord],
+        grace: int = 0,
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.now = now
+        self.grace = grace
+        self.sessions = sessions
+        self.tasks = tasks
+
+    def task(self, task_id: str) -> Task:
+        record = self.tasks[task_id]
+        namespace = self.sessions[record["session"]].get("ns")
+        return task_at(record, task_id, self.conversation_id, namespace, self.now, self.grace)
+
+    def is_live(self, record: TaskRecord) -> bool:
+        return state_at(record, self.now, self.grace).live
+
+
+def snapshot_of(
+    conversation_id: str,
+    now: int,
+    sessions: Mapping[str, SessionRecord],
+    tasks: Mapping[str, TaskRecord],
+    grace: int = 0,
+) -> Snapshot:
+    """A snapshot without the sessions that have expired by `now`, nor their tasks."""
+    alive = {sid: session for sid, session in sessions.items() if now < session["expires"]}
+    return Snapshot(
+        conversation_id, now, alive, {tid: task for tid, task in tasks.items() if task["session"] in alive}, grace
+    )
+
+
+def session_from(snapshot: Snapshot, session_id: str, fields: Mapping[str, str]) -> Session:
+    """A session from the moving part in the snapshot and its other fields (see session_fields)."""
+    record = snapshot.sessions[session_id]
+    own = {tid: task for tid, task in snapshot.tasks.items() if task["session"] == session_id}
+    latest = max(own, key=lambda tid: own[tid]["epoch"], default=None)
+    task = snapshot.task(latest) if latest is not None else None
+    pending = sum(snapshot.is_live(each) for each in own.values())
+    activity = max([record["activity"], *(each["activity"] for each in own.values())])
+    try:
+        return Session(
+            session_id=session_id,
+            conversation_id=snapshot.conversation_id,
+            namespace_id=record.get("ns"),
+            status=status_of(pending, task.state if task else None),
+            created_at=record["created"],
+            last_activity=activity,
+            expires_at=record["expires"],
+            language=fields["language"],
+            device_type=fields.get("device"),
+            client_version=fields.get("client"),
+            metadata={name[5:]: json.loads(text) for name, text in fields.items() if name.startswith("meta:")},
+            message_count=int(fields.get("turns", 0)),
+            pending_tasks_count=pending,
+            current_slots={name[5:]: json.loads(text) for name, text in fields.items() if name.startswith("slot:")},
+            current_template_id=fields.get("template"),
+            latest_task=task,
+        )
+    except (KeyError, ValueError) as error:
+        raise RecordUnreadable("The stored record of the session cannot be read.", sessionId=session_id) from error
+
+
+def status_of(live: int, latest: TaskState | None) -> SessionState:
+    """A session's status on the wire from its number of live tasks and the state of its latest one."""
+    if live:
+        return SessionState.ACTIVE
+    return SessionState.COMPLETED if latest is TaskState.COMPLETED else SessionState.IDLE
+
+
+def session_fields(
+    language: str, device_type: str | None, client_version: str | None, metadata: Mapping[str, Json]
+) -> dict[str, str]:
+    """The fields of a session that do not move by themselves, as text by name."""
+    fields = {"language": language}
+    if device_type is not None:
+        fields["device"] = device_type
+    if client_version is not None:
+        fields["client"] = client_version
+    return {**fields, **{f"meta:{name}": to_json(value) for name, value in metadata.items()}}
+
+
+def encode_turn(turn: Turn) -> str:
+    """A turn as JSON, without the position and time that the store gives it."""
+    kept = {
+        "v": VERSION,
+        "role": turn.role,
+        "content": turn.content,
+        "sources": turn.sources,
+        "resolved": turn.resolved_question,
+        "template": turn.template_id,
+        "slots": dict(turn.slots) or None,
+        "results": turn.results,
+    }
+    return to_json({name: value for name, value in kept.items() if value is not None})
+
+
+def decode_turn(text: str | bytes, turn_id: str, position: int, timestamp: int) -> Turn:
+    """Read a turn. Raises RecordUnreadable."""
+    record = _decode(text, ("role", "content"), f"turn {position}")
+    return Turn(
+        role=record["role"],
+        content=record["content"],
+        position=position,
+        timestamp=timestamp,
+        turn_id=turn_id,
+        sources=record.get("sources"),
+        resolved_question=record.get("resolved"),
+        template_id=record.get("template"),
+        slots=record.get("slots") or {},
+        results=record.get("results"),
+    )

@@ -1,0 +1,86 @@
+-- Appends events to a task's stream, changes its progress or state, and ends it: all in the order in which the work did it.
+-- Everything is checked before the first write.
+-- ARGV: task id, attempt, epoch, base, floor, count of events, change as JSON or '', end as JSON or '', result or '',
+--       max events, ttl, lease, result ttl, max age (ms), then type and data of each event
+--   base:   the number before the first event;  floor: the oldest base that the outbox still holds
+--   change: {state, current, total, note, remaining};  end: {state, error_type, error_message, trace}
+-- Replies: [verdict, number, cancel requested at or 0, what is left of the session (ms) or 0 if unchanged, its namespace or ''];
+--          verdict: deleted, missing, fenced, closed, need, stored
+local id, attempt, epoch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local base, floor, count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local change, ending, result = ARGV[7], ARGV[8], ARGV[9]
+local max_events, ttl, lease = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local result_ttl, max_age = tonumber(ARGV[13]), tonumber(ARGV[14])
+
+if is_deleted(task_key(id)) then return {'deleted', 0, 0} end
+local task = load_task(id)
+if not task or task.epoch < epoch then return {'missing', 0, 0} end
+if task.epoch > epoch then return {'fenced', 0, 0} end
+settle(id, task)
+if task.forced then return {'closed', task.tail, task.cancel or 0} end
+local tail = tail_of(id, epoch)
+if not LIVE[task.state] then
+  if base + count <= tail then return {'stored', tail, task.cancel or 0} end
+  if tail >= task.tail then return {'closed', tail, task.cancel or 0} end
+end
+if base > tail and base ~= floor then return {'need', tail, task.cancel or 0} end
+
+local last = math.max(tail, base + count)
+local skip = math.max(0, tail - base)
+for i = skip + 1, count do
+  local at = 13 + 2 * i
+  redis.call('XADD', events_key(id), cursor(epoch, base + i), 't', ARGV[at], 'd', ARGV[at + 1])
+end
+if last > tail then
+  redis.call('XTRIM', events_key(id), 'MAXLEN', max_events)
+  if tail == 0 then keep(events_key(id), math.max(ttl, redis.call('PTTL', CONVERSATION))) end
+  task.activity = NOW
+end
+local left, namespace = 0, ''
+task.tail = last
+task.updated = NOW
+if LIVE[task.state] then
+  -- A run that appends is alive; a lease that had run out is taken up again. Queued work gets its first lease here.
+  if change ~= '' or last > tail then task.deadline = NOW + lease end
+  if change ~= '' then
+    local wanted = cjson.decode(change)
+    if wanted.state and wanted.state ~= task.state then
+      task.state = wanted.state
+      task.activity = NOW
+      if wanted.state == 'running' then task.started = task.started or NOW end
+    end
+    for _, name in ipairs({'current', 'total', 'note'}) do
+      if wanted[name] ~= nil then task[name] = wanted[name] end
+    end
+    if wanted.remaining ~= nil then
+      task.remaining = wanted.remaining
+      task.remaining_at = NOW
+    end
+  end
+  if ending ~= '' then
+    local wanted = cjson.decode(ending)
+    task.state = wanted.state
+    task.error_type = wanted.error_type
+    task.error_message = wanted.error_message
+    task.finished = NOW
+    task.started = task.started or NOW
+    task.activity = NOW
+    if result ~= '' then
+      task.result = true
+      redis.call('SET', result_key(id), result, 'PX', result_ttl)
+    end
+    if wanted.trace then
+      redis.call('HSET', task_key(id), 'trace', wanted.trace)
+      keep(task_key(id), ttl)
+    end
+    local session = load_session(task.session)
+    if session then
+      left, namespace = slide(task.session, session, ttl, max_age), session.ns or ''
+      save_session(task.session, session)
+    end
+    keep(events_key(id), ttl)
+  end
+end
+save_task(id, task)
+announce(id, task)
+return {'stored', last, task.cancel or 0, left, namespace}

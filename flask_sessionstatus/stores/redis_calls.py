@@ -1,0 +1,150 @@
+"""Talking to Redis: one bounded pool, one script a step, errors in this package's words, and the memory of an outage."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import RecordUnreadable, StoreUnavailable
+from .base import Limits
+
+log = logging.getLogger("flask_sessionstatus")
+
+Argument = str | int | bytes
+Call = tuple[str, Sequence[Argument]]
+
+CLIENT_DEFAULTS: Mapping[str, Any] = {"socket_connect_timeout": 0.8, "socket_timeout": 0.8, "max_connections": 32}
+CLOCK = "redis.call('TIME')"
+SCRIPTS = (
+    *("status", "begin", "append", "beat", "cancel", "session", "update", "turns", "delete"),
+    *("events", "tasks", "result", "reserve"),
+)
+
+_UNREADABLE = ("UNREADABLE", "WRONGTYPE")
+_AWAY = ("OOM", "MISCONF", "NOREPLICAS", "BUSY", "NOAUTH", "WRONGPASS", "NOPERM", "MASTERDOWN", "UNKILLABLE")
+
+
+def connect(url: str, options: Mapping[str, Any]) -> redis.Redis:
+    """A client with a bounded pool, short timeouts and no retries of its own; nothing is connected yet."""
+    settings: dict[str, Any] = {**CLIENT_DEFAULTS, **options, "decode_responses": False, "retry": Retry(NoBackoff(), 0)}
+    settings.setdefault("timeout", settings["socket_timeout"])
+    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **settings))
+
+
+class Script:
+    """A script's text and hash. `clock` is the Lua expression for the server's time as {seconds, microseconds}."""
+
+    def __init__(self, name: str, clock: str) -> None:
+        folder = files(__package__) / "lua"
+        own = (folder / f"{name}.lua").read_text(encoding="utf-8")
+        common = "" if "KEYS[1]: the namespace" in own else (folder / "common.lua").read_text(encoding="utf-8")
+        self.text = (common + own).replace(CLOCK, clock)
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Calls:
+    """Commands and scripts; every failure to reach the server comes out as StoreUnavailable."""
+
+    def __init__(self, client: redis.Redis, limits: Limits, clock: str, monotonic: Callable[[], float]) -> None:
+        self.client = client
+        self.unreadable = 0
+        self._limits = limits
+        self._monotonic = monotonic
+        self._scripts = {name: Script(name, clock) for name in SCRIPTS}
+        self._failed_since: float | None = None
+        self._recovered_at: float | None = None
+
+    def script(self, name: str, key: str, *args: Argument) -> Any:
+        """The reply of one script. Raises StoreUnavailable and RecordUnreadable."""
+        known = self._scripts[name]
+        try:
+            try:
+                reply = self.client.execute_command("EVALSHA", known.sha, 1, key, *args)
+            except redis.exceptions.NoScriptError:
+                reply = self.client.execute_command("EVAL", known.text, 1, key, *args)
+        except (redis.RedisError, OSError) as error:
+            raise self._translated(error) from error
+        if self._failed_since is not None:
+            self._succeeded()
+        return reply
+
+    def scripts(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """The replies of one script for several keys in one round trip; errors stand in their places."""
+        known = self._scripts[name]
+        replies = self._pipeline([("EVALSHA", known.sha, 1, key, *args) for key, args in calls])
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+        if unknown:
+            again = self._pipeline([("EVAL", known.text, 1, calls[i][0], *calls[i][1]) for i in unknown])
+            for i, reply in zip(unknown, again):
+                replies[i] = reply
+        return [self._translated(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+    def command(self, *command: Argument) -> Any:
+        """The reply of one command. Raises as script does."""
+        return self.commands(command)[0]
+
+    def commands(self, *commands: Sequence[Argument]) -> list[Any]:
+        """The replies of several commands in one round trip. Raises as script does, for the first that failed."""
+        replies = self._pipeline(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self._translated(reply) from reply
+        return replies
+
+    def _pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        if not commands:
+            return []
+        try:
+            with self.client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies: list[Any] = pipeline.execute(raise_on_error=False)
+        except (redis.RedisError, OSError) as error:
+            raise self._translated(error) from error
+        if self._failed_since is not None:
+            self._succeeded()
+        return replies
+
+    def _translated(self, error: Exception) -> Exception:
+        text = str(error)
+        if isinstance(error, redis.ResponseError) and any(word in text for word in _UNREADABLE):
+            self.unreadable += 1
+            log.error("A stored record cannot be read: %s", text)
+            return RecordUnreadable("A stored record cannot be read.")
+        answered = isinstance(error, redis.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)
+        if answered and not any(word in text for word in _AWAY):
+            return error
+        if self._failed_since is None or self._recovered_at is not None:
+            log.warning("The store is unavailable: %s: %s", type(error).__name__, text)
+            self._failed_since, self._recovered_at = self._failed_since or self._monotonic(), None
+        return StoreUnavailable("The store is unavailable. Try again in a moment.")
+
+    # Recovering: the writers may not have renewed their leases, or healed the store, yet.
+
+    def _succeeded(self) -> None:
+        now = self._monotonic()
+        if self._recovered_at is None:
+            self._recovered_at = now
+            log.warning("The store is available again.")
+        elif now - self._recovered_at > self._limits.lease / 1000:
+            self._failed_since = self._recovered_at = None
+
+    @property
+    def recovering(self) -> bool:
+        """True for two heartbeats after an outage."""
+        recovered = self._recovered_at
+        return recovered is not None and self._monotonic() - recovered < 2 * self._limits.heartbeat / 1000
+
+    @property
+    def grace(self) -> int:
+        """For how long before now a lease may have run out only because nobody could renew it (ms)."""
+        failed = self._failed_since
+        return 0 if failed is None else round((self._monotonic() - failed) * 1000)

@@ -1,0 +1,1 @@
+"""Writing events (the outbox) and following them (the hub)."""

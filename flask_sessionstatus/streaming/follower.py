@@ -1,0 +1,249 @@
+"""A follower: one client's way through a task's stream, as a stream of frames or as a JSON page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Union
+
+from ..errors import StoreUnavailable
+from ..models import ORIGIN, Cursor, Event, Task, TaskState
+from ..stores.base import Page
+from .frames import Wire, end_data
+from .hub import Channel, Hub
+
+PING = 15.0
+STATUS_INTERVAL = 0.25
+ACCESS_INTERVAL = 30.0
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Events are missing between what was asked for and what comes next."""
+
+    requested: Cursor
+    first: Cursor
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Nothing follows. `cursor` is the end's own, or the last event's where there is no end (yet)."""
+
+    cursor: Cursor
+    json: str
+
+
+Item = Union[Event, Gap, Ended]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one look brought: items in order, the task at that moment, and its time (Unix ms)."""
+
+    items: Sequence[Item]
+    task: Task | None = None
+    now: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.items) and isinstance(self.items[-1], Ended)
+
+
+class Reader:
+    """Goes through a task's log in order, exactly once, and says where something is missing."""
+
+    def __init__(self, hub: Hub, channel: Channel, after: Cursor, monotonic: Callable[[], float]) -> None:
+        self.position = after
+        self._hub = hub
+        self._channel = channel
+        self._monotonic = monotonic
+        self._ahead_since: float | None = None
+
+    def step(self, version: int) -> Step | None:
+        """What comes next; None while the store is away or may still be healed."""
+        try:
+            page = self._channel.look(self._hub.store, self.position, version)
+        except StoreUnavailable:
+            return None
+        if page is None:
+            if self._hub.store.recovering:
+                return None
+            gone = end_data(
+                self._channel.ref.task_id, TaskState.CANCELLED, "SessionDeleted", "The session is no longer there."
+            )
+            return Step([Ended(self.position, gone)])
+        return Step(self._items(page), page.task, page.now)
+
+    def _items(self, page: Page) -> list[Item]:
+        task = page.task
+        if page.events:
+            self._ahead_since = None
+            return self._read(page.events, task)
+        tail = Cursor(task.epoch, task.tail)
+        if self.position > tail and task.state is not TaskState.LOST:
+            return self._wait_for_refill(page)
+        if task.state is TaskState.LOST:
+            return [Ended(self.position, end_data(task.task_id, task.state))]
+        if task.state.terminal and self.position < tail:
+            # The end is in the record, but the log has lost it.
+            end = Ended(tail, end_data(task.task_id, task.state, task.error_type, task.error_message))
+            return [Gap(self.position, tail), end]
+        if task.state.terminal:
+            return [Ended(tail, end_data(task.task_id, task.state, task.error_type, task.error_message))]
+        return []
+
+    def _read(self, events: Sequence[Event], task: Task) -> list[Item]:
+        items: list[Item] = []
+        for event in events:
+            if not _follows(self.position, event.cursor):
+                items.append(Gap(self.position, event.cursor))
+            self.position = event.cursor
+            if event.type == "end" and event.cursor.epoch >= task.epoch:
+                items.append(Ended(event.cursor, event.json))
+                break
+            items.append(event)
+        return items
+
+    def _wait_for_refill(self, page: Page) -> list[Item]:
+        """A cursor past the tail waits for one lease: the store may be refilled. Past an end it is of nothing here."""
+        now = self._monotonic()
+        if self._ahead_since is None:
+            self._ahead_since = now
+        if not page.task.state.terminal and now - self._ahead_since < self._hub.store.limits.lease / 1000:
+            return []
+        gap = Gap(self.position, page.first or ORIGIN)
+        self.position, self._ahead_since = ORIGIN, None
+        return [gap]
+
+
+def _follows(before: Cursor, cursor: Cursor) -> bool:
+    """Whether nothing is missing between two cursors that were read one after the other."""
+    return cursor.number == (before.number + 1 if cursor.epoch == before.epoch else 1)
+
+
+class Follower:
+    """An iterator of frames after a cursor, until the task's end. Closing it gives its place back.
+
+    `allowed` is asked now and then whether the client may still see this; `gone` is a cursor of something that is not here
+    any more: the stream then begins with a gap.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        channel: Channel,
+        after: Cursor,
+        wire: Wire,
+        *,
+        allowed: Callable[[], bool] = lambda: True,
+        gone: Cursor | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._hub = hub
+        self._channel = channel
+        self._wire = wire
+        self._allowed = allowed
+        self._gone = gone
+        self._monotonic = monotonic
+        self._reader = Reader(hub, channel, after, monotonic)
+        self._shown: tuple[object, ...] | None = None
+        self._shown_at = float("-inf")
+        self._left = False
+        self._frames = self._follow()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Give the follower's place back; the iterator is done."""
+        if not self._left:
+            self._left = True
+            self._frames.close()
+            self._hub.leave(self._channel)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _follow(self) -> Iterator[bytes]:
+        yield self._wire.opening()
+        wrote = checked = self._monotonic()
+        while not self._hub.closed:
+            version = self._channel.version
+            step = self._reader.step(version)
+            frames = self._encode(step) if step is not None else b""
+            now = self._monotonic()
+            if not frames and now - wrote >= PING:
+                frames = self._wire.ping()
+            if frames:
+                wrote = now
+                yield frames
+            if step is not None and step.ended:
+                return
+            if now - checked >= ACCESS_INTERVAL:
+                checked = now
+                if not self._allowed():
+                    return
+            if step is None or not step.items:
+                self._hub.wait(self._channel, version, self._patience(step, wrote + PING - now, now))
+        yield self._wire.opening()
+
+    def _encode(self, step: Step) -> bytes:
+        frames: list[bytes] = []
+        if self._gone is not None and step.task is not None:
+            first = next((item.cursor for item in step.items if isinstance(item, Event)), ORIGIN)
+            frames.append(self._wire.gap(self._gone, first))
+            self._gone = None
+        for item in step.items:
+            if isinstance(item, Event):
+                frames.append(self._channel.frame(item, self._wire.event))
+            elif isinstance(item, Gap):
+                frames.append(self._wire.gap(item.requested, item.first))
+            else:
+                frames.append(self._wire.end(item.cursor, item.json))
+        if step.task is not None and not step.ended:
+            frames.append(self._status(step.task))
+        return b"".join(frames)
+
+    def _status(self, task: Task) -> bytes:
+        """A status frame when progress or state changed, at most 4 a second."""
+        shown = (task.state, task.attempt, task.progress)
+        now = self._monotonic()
+        if shown == self._shown or now - self._shown_at < STATUS_INTERVAL:
+            return b""
+        self._shown, self._shown_at = shown, now
+        return self._wire.status(task)
+
+    def _patience(self, step: Step | None, until_ping: float, now: float) -> float:
+        """How long to wait for a wake-up (s): until the next ping, tick, status, or the deadline of the task's lease."""
+        waits = [max(0.0, until_ping), self._hub.tick]
+        if step is not None and step.task is not None:
+            task = step.task
+            if task.deadline is not None:
+                waits.append(max(0.01, (min(task.deadline, step.now + self._hub.store.limits.lease) - step.now) / 1000))
+            if (task.state, task.attempt, task.progress) != self._shown:
+                waits.append(max(0.0, self._shown_at + STATUS_INTERVAL - now))
+        return min(waits)
+
+
+def json_page(
+    hub: Hub, channel: Channel, after: Cursor, wait: float, monotonic: Callable[[], float] = time.monotonic
+) -> tuple[Sequence[Item], Cursor, bool] | None:
+    """The next items after a cursor, waiting for them up to `wait` s; with the cursor to go on from and whether that is all.
+
+    None while the store cannot be asked.
+    """
+    reader = Reader(hub, channel, after, monotonic)
+    until = monotonic() + wait
+    while True:
+        version = channel.version
+        step = reader.step(version)
+        left = until - monotonic()
+        if step is None and left <= 0:
+            return None
+        if step is not None and (step.items or left <= 0 or hub.closed):
+            return step.items, reader.position, step.ended
+        hub.wait(channel, version, min(left, hub.tick))

@@ -1,0 +1,106 @@
+"""How events look on the wire: server-sent events, the AI SDK's UI message stream, JSON pages.
+
+Server-sent events: HTML Living Standard, section 9.2. `retry:` and comments stand as lines without a blank line after them:
+some clients make an empty event of a lone block.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from ..models import Cursor, Event, Task, TaskState, to_json
+
+RETRY_MS = 1000
+
+
+class Wire(ABC):
+    """One way of writing a stream: each method gives the bytes of one frame, empty where this wire has none."""
+
+    headers: Mapping[str, str] = {}
+
+    def opening(self) -> bytes:
+        """The first bytes of a stream, and all of one that is shed."""
+        return f"retry: {RETRY_MS}\n".encode()
+
+    def ping(self) -> bytes:
+        return b": ping\n"
+
+    @abstractmethod
+    def event(self, event: Event) -> bytes:
+        """An event of the log."""
+
+    @abstractmethod
+    def status(self, task: Task) -> bytes:
+        """Progress or state."""
+
+    @abstractmethod
+    def gap(self, requested: Cursor, first: Cursor) -> bytes:
+        """Events are missing: the follower asked for what came after `requested` and gets `first` next."""
+
+    @abstractmethod
+    def end(self, cursor: Cursor, data: str) -> bytes:
+        """The last frame; nothing may follow."""
+
+
+class ServerSentEvents(Wire):
+    """`id:`, `event:` and `data:` for each event; frames that are no event of the log carry no id."""
+
+    def event(self, event: Event) -> bytes:
+        return f"id: {event.cursor}\nevent: {event.type}\ndata: {event.json}\n\n".encode()
+
+    def status(self, task: Task) -> bytes:
+        progress = task.progress
+        data = {
+            "state": task.state.value,
+            "attempt": task.attempt,
+            "current": progress.current,
+            "total": progress.total,
+            "note": progress.message,
+            "estimatedCompletion": task.estimated_completion,
+        }
+        return f"event: status\ndata: {to_json(data)}\n\n".encode()
+
+    def gap(self, requested: Cursor, first: Cursor) -> bytes:
+        data = {"requested": str(requested), "firstAvailable": str(first)}
+        return f"event: gap\ndata: {to_json(data)}\n\n".encode()
+
+    def end(self, cursor: Cursor, data: str) -> bytes:
+        return f"id: {cursor}\nevent: end\ndata: {data}\n\n".encode()
+
+
+class UiMessageStream(Wire):
+    """The AI SDK's UI message stream: bare `data:` frames, then `[DONE]`. `id:` lines are accepted and ignored there."""
+
+    headers = {"x-vercel-ai-ui-message-stream": "v1"}
+
+    def event(self, event: Event) -> bytes:
+        return f"id: {event.cursor}\ndata: {event.json}\n\n".encode()
+
+    def status(self, task: Task) -> bytes:
+        return b""
+
+    def gap(self, requested: Cursor, first: Cursor) -> bytes:
+        part = {
+            "type": "data-gap",
+            "data": {"requested": str(requested), "firstAvailable": str(first)},
+            "transient": True,
+        }
+        return f"data: {to_json(part)}\n\n".encode()
+
+    def end(self, cursor: Cursor, data: str) -> bytes:
+        ended = json.loads(data)
+        failure = b""
+        if ended["state"] != TaskState.COMPLETED:
+            part = {"type": "error", "errorText": ended["errorMessage"] or f"The task is {ended['state']}."}
+            failure = f"data: {to_json(part)}\n\n".encode()
+        return failure + f"id: {cursor}\ndata: [DONE]\n\n".encode()
+
+
+WIRES: Mapping[str, Wire] = {"sse": ServerSentEvents(), "ai-sdk": UiMessageStream()}
+
+
+def end_data(task_id: str, state: TaskState, error_type: str | None = None, error_message: str | None = None) -> str:
+    """The data of an end frame as JSON text."""
+    return to_json({"state": state.value, "errorType": error_type, "errorMessage": error_message, "taskId": task_id})
