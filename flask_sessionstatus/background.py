@@ -17,7 +17,9 @@ from .runs import IfRunning, Run
 from .sessions import UNSET
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec
+    from typing import Concatenate
+
+    from typing_extensions import ParamSpec
 
     from .extension import SessionStatus
 
@@ -58,7 +60,8 @@ class BackgroundFunction(Generic[P, R]):
         return self._function(run, *args, **kwargs)
 
     def with_options(self, **options: Any) -> BackgroundFunction[P, R]:
-        """The same function started otherwise: session_id, namespace_id, type, wire, if_running, idempotency_key, metadata."""
+        """The same function started otherwise: session_id, namespace_id, type, wire, if_running, idempotency_key,
+        metadata."""
         return BackgroundFunction(self._extension, self._function, replace(self._options, **options))
 
     def start(self, conversation_id: str, *args: P.args, **kwargs: P.kwargs) -> Task:
@@ -96,13 +99,17 @@ class Pool:
         self._jobs.put(job)
 
     def _run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            try:
-                job()
-            finally:
-                with self._lock:
-                    self._waiting -= 1
+        try:
+            while True:
+                job = self._jobs.get()
+                try:
+                    job()
+                finally:
+                    with self._lock:
+                        self._waiting -= 1
+        finally:  # SystemExit and its like end the thread; the next job gets a new one
+            with self._lock:
+                self._threads -= 1
 
     def _work(self, run: Run, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -111,5 +118,3 @@ class Pool:
                 function(run, *args, **kwargs)
         except Exception:  # recorded as the task's error; the traceback belongs in the log
             log.exception("The background task %s failed.", run.task_id[:8])
-        except BaseException as error:  # a thread that ends would take its place in the pool with it
-            log.error("The background task %s ended with %s.", run.task_id[:8], type(error).__name__)

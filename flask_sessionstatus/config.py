@@ -89,7 +89,10 @@ def _setting(default: Any, parse: Callable[[object], Any], optional: bool = Fals
 
 @dataclass(frozen=True)
 class Settings:
-    """The configuration of one app; each field is the key `SESSIONSTATUS_<NAME>`. Times are in seconds, sizes in bytes."""
+    """The configuration of one app; each field is the key `SESSIONSTATUS_<NAME>`.
+
+    Times are in seconds, sizes in bytes.
+    """
 
     storage_uri: str | None = _setting(None, _text, optional=True)
     storage_options: Mapping[str, Any] = field(default_factory=dict, metadata={"parse": _options, "optional": False})
@@ -142,8 +145,8 @@ class Settings:
     def _check_together(self) -> None:
         if self.session_ttl < self.lease:
             raise ConfigurationError(
-                f"SESSIONSTATUS_SESSION_TTL ({self.session_ttl:g}) must not be below SESSIONSTATUS_LEASE ({self.lease:g}): "
-                "a session would expire under a running task."
+                f"SESSIONSTATUS_SESSION_TTL ({self.session_ttl:g}) must not be below SESSIONSTATUS_LEASE "
+                f"({self.lease:g}): a session would expire under a running task."
             )
         if self.heartbeat * 2 > self.lease:
             raise ConfigurationError(

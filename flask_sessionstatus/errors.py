@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 class SessionStatusError(Exception):
-    """Base of everything this package raises on purpose; `ids` names what it is about (camelCase, as in a JSON body)."""
+    """Base of everything this package raises on purpose; `ids` names what it is about (camelCase, as in a JSON
+    body)."""
 
     def __init__(self, message: str, **ids: str) -> None:
         super().__init__(message)
@@ -23,7 +24,10 @@ class ConfigurationError(SessionStatusError, ValueError):
 
 
 class StoreUnavailable(SessionStatusError):
-    """The store cannot be reached, or refuses to work; nothing is known about what it holds. `retry_after` is in seconds."""
+    """The store cannot be reached, or refuses to work; nothing is known about what it holds.
+
+    `retry_after` is in seconds.
+    """
 
     retry_after = 1
 
@@ -95,7 +99,8 @@ class UnsupportedBody(SessionStatusError):
 
 
 class Cancelled(SessionStatusError):
-    """Raised inside the work once somebody asked it to stop; leaving the `run` block with it ends the task as cancelled."""
+    """Raised inside the work once somebody asked it to stop; leaving the `run` block with it ends the task as
+    cancelled."""
 
 
 class OutboxFull(SessionStatusError):

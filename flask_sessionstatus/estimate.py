@@ -16,7 +16,8 @@ KEPT_DURATIONS = 20
 
 @dataclass
 class RateMeter:
-    """A time-weighted moving average of how fast `current` grows, in units per ms; its window grows with the time elapsed."""
+    """A time-weighted moving average of how fast `current` grows, in units per ms; its window grows with the time
+    elapsed."""
 
     started: float
     _at: float | None = None

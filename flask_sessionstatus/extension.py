@@ -26,8 +26,10 @@ from .stores import Store, store_from_uri
 from .stores.base import TaskDraft
 
 if TYPE_CHECKING:
+    from typing import Concatenate
+
     from flask_smorest import Blueprint
-    from typing_extensions import Concatenate, ParamSpec
+    from typing_extensions import ParamSpec
 
     P = ParamSpec("P")
 
@@ -84,7 +86,8 @@ class AppState:
 
     @property
     def pool(self) -> Pool:
-        self.engine
+        engine = self.engine
+        assert engine is not None
         assert self._pool is not None
         return self._pool
 
@@ -150,8 +153,8 @@ def _followers_here() -> int:
 class SessionStatus:
     """Sessions, tasks and resumable streams for a Flask app.
 
-    `identify()` gives the caller's namespace or None; `can_access(namespace_id, conversation_id)` widens or narrows "own
-    conversations only"; `is_operator()` opens `GET /stats`. Each may also be set with the decorator of its name.
+    `identify()` gives the caller's namespace or None; `can_access(namespace_id, conversation_id)` widens or narrows
+    "own conversations only"; `is_operator()` opens `GET /stats`. Each may also be set with the decorator of its name.
     """
 
     def __init__(
@@ -185,7 +188,10 @@ class SessionStatus:
         return function
 
     def init_app(self, app: Flask) -> None:
-        """Read the app's config and stand ready. Nothing is connected yet. Raises ConfigurationError, naming the key."""
+        """Read the app's config and stand ready.
+
+        Nothing is connected yet. Raises ConfigurationError, naming the key.
+        """
         if EXTENSION in app.extensions:
             raise ConfigurationError("This app has a SessionStatus already: call init_app once.")
         settings = Settings.from_mapping(app.config)
@@ -195,8 +201,8 @@ class SessionStatus:
         atexit.register(lambda: (state := reference()) and state.shutdown())
         if settings.storage_uri is None:
             log.warning(
-                "SESSIONSTATUS_STORAGE_URI is not set: sessions are kept in this process's memory. That is right for one "
-                "process; set redis://… for more, or memory:// to say that it is meant."
+                "SESSIONSTATUS_STORAGE_URI is not set: sessions are kept in this process's memory. That is right for "
+                "one process; set redis://… for more, or memory:// to say that it is meant."
             )
 
     def create_blueprint(
@@ -245,7 +251,8 @@ class SessionStatus:
         namespace_id: Any = UNSET,
         metadata: Mapping[str, Json] | None = None,
     ) -> Run:
-        """A run of a new task: `with sessionstatus.run(conversation_id) as run`. Needs an app context and binds to its app.
+        """A run of a new task: `with sessionstatus.run(conversation_id) as run`. Needs an app context and binds to
+        its app.
 
         `session_id` None is a new session; an id is that session, made if absent. Entering raises as `Run.begin` does.
         """
@@ -277,7 +284,10 @@ class SessionStatus:
     def background(
         self, type: str = "generation", **options: Any
     ) -> Callable[[Callable[Concatenate[Run, P], R]], BackgroundFunction[P, R]]:
-        """Make a function, whose first argument is its run, one that can be started in the background. Options as for `run`."""
+        """Make a function, whose first argument is its run, one that can be started in the background.
+
+        Options as for `run`.
+        """
 
         def decorate(function: Callable[Concatenate[Run, P], R]) -> BackgroundFunction[P, R]:
             return BackgroundFunction(self, function, replace(Options(type), **options))
@@ -309,7 +319,8 @@ class SessionStatus:
         return self.state.stats()
 
     def shutdown(self, timeout: float = SHUTDOWN) -> bool:
-        """End what runs in this process: tasks that still run become errors, everything emitted is stored, streams close.
+        """End what runs in this process: tasks that still run become errors, everything emitted is stored, streams
+        close.
 
         Called by itself at exit. False when it took longer than `timeout` s.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from .errors import StoreUnavailable
 from .stores.base import Store
@@ -15,6 +16,36 @@ BATCH = 128
 RETRY = 0.5
 
 
+class Accesses:
+    """Counts in the process how often sessions are read; written with the beat, so that a read costs no write."""
+
+    def __init__(self, store: Store, on_first: Callable[[], None]) -> None:
+        self._store = store
+        self._on_first = on_first
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+
+    def count(self, session_id: str) -> None:
+        """One more read."""
+        with self._lock:
+            first = not self._counts
+            self._counts[session_id] = self._counts.get(session_id, 0) + 1
+        if first:
+            self._on_first()
+
+    def write(self) -> None:
+        """Write what was counted; while the store is away it is kept. Raises StoreUnavailable."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        try:
+            self._store.record_accesses(counts)
+        except StoreUnavailable:
+            with self._lock:
+                for session_id, count in counts.items():
+                    self._counts[session_id] = self._counts.get(session_id, 0) + count
+            raise
+
+
 class Beats:
     """Beats every `heartbeat` seconds, and when woken; after a failure it tries again sooner."""
 
@@ -22,6 +53,7 @@ class Beats:
         self._store = store
         self._outbox = outbox
         self._heartbeat = heartbeat
+        self.accesses = Accesses(store, self.ensure)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._woken = threading.Event()
@@ -73,4 +105,8 @@ class Beats:
                 else:
                     self._outbox.answered(beat.ref.task_id, answer)
         self._outbox.release()
+        try:
+            self.accesses.write()
+        except StoreUnavailable:
+            return False
         return reached

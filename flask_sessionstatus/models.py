@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Union
+from typing import NamedTuple, Union
 from uuid import UUID
 
 from .errors import InvalidValue
@@ -71,8 +71,7 @@ class SessionState(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True, order=True)
-class Cursor:
+class Cursor(NamedTuple):
     """The place of an event: the epoch of its attempt (ms) and its number within it. `0-0` is before everything."""
 
     epoch: int = 0
@@ -169,11 +168,17 @@ class Session:
     current_slots: Mapping[str, Json] = field(default_factory=dict)
     current_template_id: str | None = None
     latest_task: Task | None = None
+    last_accessed: int | None = None
+    access_count: int = 0
+    audio_chunks_received: int = 0
+    audio_chunks_processed: int = 0
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a session's history; `position` counts from 0, `timestamp` is Unix ms. Both are given by the store."""
+    """One message of a session's history; `position` counts from 0, `timestamp` is Unix ms. Both are given by the
+    store."""
 
     role: str
     content: str
@@ -188,10 +193,19 @@ class Turn:
 
 
 def check_id(value: str, name: str) -> str:
-    """Return `value` if it can be an id: 1 to 256 bytes of printable UTF-8 without `/`. Raises InvalidValue, naming `name`."""
-    if isinstance(value, str) and value.isprintable() and value not in ("", ".", "..") and "/" not in value:
-        if "\ufffd" not in value and (value.isascii() and len(value) or len(value.encode())) <= _MAX_ID_BYTES:
-            return value
+    """Return `value` if it can be an id: 1 to 256 bytes of printable UTF-8 without `/`.
+
+    Raises InvalidValue, naming `name`.
+    """
+    if (
+        isinstance(value, str)
+        and value.isprintable()
+        and value not in ("", ".", "..")
+        and "/" not in value
+        and "\ufffd" not in value
+        and (len(value) if value.isascii() else len(value.encode())) <= _MAX_ID_BYTES
+    ):
+        return value
     raise InvalidValue(
         f"{name} is not a valid id: 1 to {_MAX_ID_BYTES} bytes of printable text without '/'.",
         {name: [f"Not a valid id: 1 to {_MAX_ID_BYTES} bytes of printable text without '/'."]},
@@ -199,7 +213,10 @@ def check_id(value: str, name: str) -> str:
 
 
 def namespace_of(value: str | int | UUID) -> str:
-    """The text of a namespace as `identify` or a caller gives it. Raises InvalidValue for other types and unusable text."""
+    """The text of a namespace as `identify` or a caller gives it.
+
+    Raises InvalidValue for other types and unusable text.
+    """
     if isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
         raise InvalidValue(f"A namespace is a str, an int or a UUID, not {type(value).__name__}.")
     return check_id(str(value), "namespaceId")
@@ -215,7 +232,10 @@ def check_event_type(value: str) -> str:
 
 
 def to_json(value: object) -> str:
-    """JSON text of `value`, compact, non-ASCII kept. Raises InvalidValue for NaN, lone surrogates and other non-JSON."""
+    """JSON text of `value`, compact, non-ASCII kept.
+
+    Raises InvalidValue for NaN, lone surrogates and other non-JSON.
+    """
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         if not text.isascii():

@@ -61,6 +61,7 @@ class Engine:
         self.hub = Hub(store, max_followers)
         self.outbox = Outbox(store, Bounds(events=max_events), on_stored_end=self._remember_duration)
         self.beats = Beats(store, self.outbox, heartbeat)
+        self.accesses = self.beats.accesses
 
     def _remember_duration(self, entry: Entry) -> None:
         if entry.duration is None:
@@ -87,8 +88,8 @@ class Engine:
 class Run:
     """One attempt of a task, from its begin to its end; usable in any thread of the process that began it.
 
-    Leaving the `with` block ends the task: completed; `Cancelled` (swallowed): cancelled; any other exception (raised on):
-    error. The end follows everything that was emitted.
+    Leaving the `with` block ends the task: completed; `Cancelled` (swallowed): cancelled; any other exception (raised
+    on): error. The end follows everything that was emitted.
     """
 
     def __init__(
@@ -198,7 +199,8 @@ class Run:
             self._outbox.wait_while_reachable(entry, START_WAIT)
 
     def _wait_for_replaced(self) -> None:
-        """Wait until the tasks that were asked to stop for this one have ended; at most a lease and a bit: then they are lost."""
+        """Wait until the tasks that were asked to stop for this one have ended; at most a lease and a bit: then they
+        are lost."""
         waiting = set(self._begun.stopping) if self._begun is not None else set()
         until = self._monotonic() + max(REPLACE_WAIT, 2 * self._store.limits.lease / 1000)
         while waiting and not self._stop.is_set() and self._monotonic() < until:
@@ -250,15 +252,13 @@ class Run:
     def emit(self, type: str, data: Json = None) -> Cursor:
         """Append an event; returns its cursor and does not wait for the store.
 
-        Raises Cancelled once the task was stopped or deleted, InvalidValue for a reserved type, for data that is not JSON
-        or longer than `SESSIONSTATUS_MAX_EVENT_BYTES`, and OutboxFull after 30 s with a full outbox.
+        Raises Cancelled once the task was stopped or deleted, InvalidValue for a reserved type, for data that is not
+        JSON or longer than `SESSIONSTATUS_MAX_EVENT_BYTES`, and OutboxFull after 30 s with a full outbox.
         """
         entry = self._live()
         text = to_json(data if data is not None else {})
-        if (
-            len(text) > self._engine.max_event_bytes
-            or not text.isascii()
-            and len(text.encode()) > self._engine.max_event_bytes
+        if len(text) > self._engine.max_event_bytes or (
+            not text.isascii() and len(text.encode()) > self._engine.max_event_bytes
         ):
             raise InvalidValue(
                 f"An event holds at most {self._engine.max_event_bytes} bytes of JSON.", taskId=self.task_id

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from .errors import InvalidValue, NotFound
-from .models import ORIGIN, ROLES, Cursor, Json, Session, SessionState, Turn, check_id, namespace_of, to_json
+from .models import ORIGIN, ROLES, Cursor, Json, Session, SessionState, TaskState, Turn, check_id, namespace_of, to_json
 from .stores.base import SessionDraft, SessionPage, Store
-from .stores.codec import Snapshot, SessionRecord, TaskRecord, state_at, status_of
+from .stores.codec import Snapshot, TaskRecord
 
 MAX_TEXT = 256
 HISTORY = 6
@@ -25,8 +25,7 @@ class _Unset:
 UNSET: Any = _Unset()
 
 
-@dataclass(frozen=True)
-class CurrentSession:
+class CurrentSession(NamedTuple):
     """A conversation's most recent session, as `active-session` shows it."""
 
     session_id: str
@@ -34,44 +33,42 @@ class CurrentSession:
     cursor: Cursor
     started_at: int
     last_activity: int
-    task_id: str | None
 
 
 def owner_of(snapshot: Snapshot) -> str | None:
     """The namespace that a conversation belongs to: that of its first live session."""
-    first = min(snapshot.sessions.items(), key=lambda item: (item[1]["created"], item[0]))
-    return first[1].get("ns")
+    first = min((session["created"], session_id) for session_id, session in snapshot.sessions.items())
+    return snapshot.sessions[first[1]].get("ns")
 
 
 def current_session(snapshot: Snapshot) -> CurrentSession | None:
     """The most recent session: one with a live task first, then by latest epoch, then by creation. None without any."""
-    best: tuple[tuple[bool, int, int, str], SessionRecord, str | None, TaskRecord | None] | None = None
-    latest: dict[str, tuple[str, TaskRecord]] = {}
-    live: set[str] = set()
+    newest: dict[str, TaskRecord] = {}
     activity: dict[str, int] = {}
-    for task_id, task in snapshot.tasks.items():
+    live = set()
+    for task in snapshot.tasks.values():
         session_id = task["session"]
-        if session_id not in latest or task["epoch"] > latest[session_id][1]["epoch"]:
-            latest[session_id] = task_id, task
+        if session_id not in newest or task["epoch"] > newest[session_id]["epoch"]:
+            newest[session_id] = task
+        activity[session_id] = max(activity.get(session_id, 0), task["activity"])
         if snapshot.is_live(task):
             live.add(session_id)
-        activity[session_id] = max(activity.get(session_id, 0), task["activity"])
+    best: tuple[bool, int, int, str] | None = None
     for session_id, session in snapshot.sessions.items():
-        newest, record = latest.get(session_id, (None, None))
-        rank = session_id in live, record["epoch"] if record is not None else 0, session["created"], session_id
-        if best is None or rank > best[0]:
-            best = rank, session, newest, record
+        epoch = newest[session_id]["epoch"] if session_id in newest else 0
+        rank = session_id in live, epoch, session["created"], session_id
+        if best is None or rank > best:
+            best = rank
     if best is None:
         return None
-    (is_live, _, _, session_id), session, newest, record = best
-    return CurrentSession(
-        session_id,
-        status_of(is_live, state_at(record, snapshot.now, snapshot.grace) if record is not None else None),
-        Cursor(record["epoch"], record["tail"]) if record is not None and record["tail"] else ORIGIN,
-        session["created"],
-        max(session["activity"], activity.get(session_id, 0)),
-        newest,
-    )
+    is_active, _, created, session_id = best
+    latest = newest.get(session_id)
+    status = SessionState.ACTIVE if is_active else SessionState.IDLE
+    if not is_active and latest is not None and latest["state"] == TaskState.COMPLETED:
+        status = SessionState.COMPLETED
+    cursor = Cursor(latest["epoch"], latest["tail"]) if latest is not None and latest["tail"] else ORIGIN
+    last_activity = max(snapshot.sessions[session_id]["activity"], activity.get(session_id, 0))
+    return CurrentSession(session_id, status, cursor, created, last_activity)
 
 
 def active_task(snapshot: Snapshot) -> str | None:
@@ -188,7 +185,8 @@ class Sessions:
         return self.add_turns(session_id, [Turn(role, content, **fields)])[0]
 
     def add_turns(self, session_id: str, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """Append turns as one step; a user turn's slots merge into the session's (None clears one), its template is kept.
+        """Append turns as one step; a user turn's slots merge into the session's (None clears one), its template is
+        kept.
 
         Returns them with position and timestamp. Raises NotFound, InvalidValue.
         """
@@ -222,7 +220,8 @@ class Sessions:
         return found
 
     def history(self, session_id: str, limit: int = HISTORY) -> Sequence[Mapping[str, str]]:
-        """The last turns as `[{"role", "content"}]`, the resolved question where there is one: ready for a model's API."""
+        """The last turns as `[{"role", "content"}]`, the resolved question where there is one: ready for a model's
+        API."""
         return [
             {"role": turn.role, "content": turn.resolved_question or turn.content}
             for turn in self.turns(session_id, limit=limit)

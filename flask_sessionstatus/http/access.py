@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flask import current_app, g
+from flask import current_app
 
 from ..errors import Forbidden, NotFound, SessionStatusError, StoreUnavailable, Unauthorized
 from ..models import Session, check_id, namespace_of
@@ -14,8 +14,6 @@ from ..stores.codec import Snapshot
 if TYPE_CHECKING:
     from ..extension import AppState
 
-_UNKNOWN = object()
-
 
 def app_state() -> AppState:
     """The present app's state."""
@@ -24,7 +22,7 @@ def app_state() -> AppState:
 
 
 def caller(state: AppState) -> str | None:
-    """The caller's namespace; None for a host without owners. `identify` is asked once a request.
+    """The caller's namespace; None for a host without owners.
 
     Raises Unauthorized when it knows nobody, and Forbidden while nobody has said who may use the routes.
     """
@@ -35,17 +33,15 @@ def caller(state: AppState) -> str | None:
         raise Forbidden(
             "No access rule is set up: give SessionStatus(identify=…) or set SESSIONSTATUS_ALLOW_ANONYMOUS."
         )
-    known = g.get("_sessionstatus_caller", _UNKNOWN)
-    if known is _UNKNOWN:
-        known = identify()
-        g._sessionstatus_caller = known
+    known = identify()
     if known is None:
         raise Unauthorized("Sign in first: the caller is not known.")
     return namespace_of(known)
 
 
 def enter_conversation(state: AppState, conversation_id: str) -> str | None:
-    """Check the id and the caller before anything is read; returns the caller. Raises Forbidden when `can_access` refuses."""
+    """Check the id and the caller before anything is read; returns the caller. Raises Forbidden when `can_access`
+    refuses."""
     check_id(conversation_id, "conversationId")
     namespace = caller(state)
     can_access = state.hooks.can_access

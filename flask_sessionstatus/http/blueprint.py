@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from flask import Flask
 from flask.sansio.blueprints import BlueprintSetupState
 from flask_smorest import Blueprint
 
@@ -47,6 +48,7 @@ def make_blueprint(extension: SessionStatus, name: str, parts: tuple[str, ...]) 
         blueprint.register_error_handler(status, respond_to_http)
 
     def initialise(setup: BlueprintSetupState) -> None:
+        assert isinstance(setup.app, Flask)
         extension.ensure_app(setup.app)
 
     blueprint.record_once(initialise)

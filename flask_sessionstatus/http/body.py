@@ -22,7 +22,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def read_json(request: Request) -> Any:
-    """The request's body; `missing` when it is empty. Raises BadRequest, UnsupportedBody, BodyTooLarge, InvalidValue."""
+    """The request's body; `missing` when it is empty. Raises BadRequest, UnsupportedBody, BodyTooLarge,
+    InvalidValue."""
     maximum = app_state().settings.max_body_bytes
     if request.content_length is not None and request.content_length > maximum:
         raise BodyTooLarge(f"The request body is longer than {maximum} bytes.")
@@ -59,7 +60,7 @@ def flat(messages: Any, path: str = "") -> dict[str, list[str]]:
 class StrictParser(FlaskParser):
     """webargs' parser with this package's errors."""
 
-    DEFAULT_UNKNOWN_BY_LOCATION = {"json": "raise", "query": "exclude"}
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"json": "raise", "query": "exclude"}  # noqa: RUF012
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         value = read_json(req)

@@ -13,7 +13,7 @@ from ..sessions import active_task, current_session, latest_task
 from ..stores.base import TaskRef
 from ..stores.codec import Snapshot
 from .access import app_state, enter_conversation, is_visible, recovering, unknown
-from .docs import document, errors_of
+from .docs import READ, document
 from .responses import dumper, json_response, revalidated
 from .schemas import (
     SessionStatusActiveSessionSchema,
@@ -33,8 +33,9 @@ def add_conversations(blueprint: Blueprint) -> None:
     """Add the conversation routes."""
 
     @blueprint.route(f"{CONVERSATION}/active-session")
-    @document(blueprint, 200, SessionStatusActiveSessionSchema, not_modified=True, summary="The most recent session")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(
+        blueprint, 200, SessionStatusActiveSessionSchema, *READ, not_modified=True, summary="The most recent session"
+    )
     def active_session(conversation_id: str) -> Response:
         state = app_state()
         namespace = enter_conversation(state, conversation_id)
@@ -54,8 +55,9 @@ def add_conversations(blueprint: Blueprint) -> None:
         )
 
     @blueprint.route(f"{CONVERSATION}/task-status")
-    @document(blueprint, 200, SessionStatusTaskStatusSchema, not_modified=True, summary="Whether a task is running")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(
+        blueprint, 200, SessionStatusTaskStatusSchema, *READ, not_modified=True, summary="Whether a task is running"
+    )
     def task_status(conversation_id: str) -> Response:
         state = app_state()
         namespace = enter_conversation(state, conversation_id)
@@ -74,8 +76,7 @@ def add_conversations(blueprint: Blueprint) -> None:
 
     @blueprint.route(f"{CONVERSATION}/resume/<session_id>", methods=["GET", "POST"])
     @blueprint.arguments(SessionStatusStreamQuerySchema, location="query")
-    @document(blueprint, 200, None, stream=True, summary="The stream of a session's task, after a cursor")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, None, *READ, stream=True, summary="The stream of a session's task, after a cursor")
     def resume(query: dict[str, Any], conversation_id: str, session_id: str) -> Response:
         state = app_state()
         check_id(session_id, "sessionId")
@@ -95,8 +96,7 @@ def add_conversations(blueprint: Blueprint) -> None:
 
     @blueprint.route(f"{CONVERSATION}/stream")
     @blueprint.arguments(SessionStatusStreamQuerySchema, location="query")
-    @document(blueprint, 200, None, stream=True, summary="The stream of the active task")
-    @errors_of(blueprint, 401, 403, 422, 503)
+    @document(blueprint, 200, None, 401, 403, 422, 503, stream=True, summary="The stream of the active task")
     def active_stream(query: dict[str, Any], conversation_id: str) -> Response:
         state = app_state()
         namespace = enter_conversation(state, conversation_id)
@@ -114,8 +114,9 @@ def add_conversations(blueprint: Blueprint) -> None:
 
     @blueprint.route(f"{CONVERSATION}/stop", methods=["POST"])
     @blueprint.arguments(SessionStatusStopQuerySchema, location="query")
-    @document(blueprint, 202, SessionStatusStopSchema, summary="Ask the active task to stop")
-    @errors_of(blueprint, 401, 403, 404, 409, 422, 503)
+    @document(
+        blueprint, 202, SessionStatusStopSchema, 401, 403, 404, 409, 422, 503, summary="Ask the active task to stop"
+    )
     def stop(query: dict[str, Any], conversation_id: str) -> Response:
         state = app_state()
         namespace = enter_conversation(state, conversation_id)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 from flask_smorest import Blueprint
 from marshmallow import Schema
 
 from .schemas import SessionStatusErrorSchema
 
-View = TypeVar("View", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
 
+READ = (401, 403, 404, 422, 503)
+WRITE = (400, *READ, 413, 415)
 EVENT_STREAM = "text/event-stream"
 
 
@@ -21,34 +22,34 @@ def document(
     blueprint: Blueprint,
     status: int,
     schema: type[Schema] | Schema | None,
-    *,
+    *errors: int,
     summary: str,
     stream: bool = False,
     not_modified: bool = False,
 ) -> Decorator:
-    """Document a route's success; the view returns a complete response."""
+    """Document a route whose view returns a complete response: its success, and the errors it may answer.
+
+    flask-smorest documents by wrapping. The wrappers would cost more than a status read and have nothing to do here,
+    so the view keeps what they wrote down and goes without them.
+    """
+    decorators = [blueprint.doc(summary=summary)]
+    if stream:
+        events = {"type": "string", "description": "Server-sent events; the last is `end`"}
+        decorators.append(blueprint.response(status, events, content_type=EVENT_STREAM, description="The stream"))
+        decorators.append(blueprint.alt_response(204, description="Nothing (more) to stream"))
+    else:
+        decorators.append(blueprint.response(status, schema))
+    if not_modified:
+        decorators.append(blueprint.alt_response(304, description="Not modified since the ETag in If-None-Match"))
+    for error in errors:
+        described = HTTPStatus(error).phrase
+        decorators.append(blueprint.alt_response(error, schema=SessionStatusErrorSchema, description=described))
 
     def decorate(view: Any) -> Any:
-        if stream:
-            events = {"type": "string", "description": "Server-sent events; the last is `end`"}
-            view = blueprint.response(status, events, content_type=EVENT_STREAM, description="The stream")(view)
-            view = blueprint.alt_response(204, description="Nothing (more) to stream")(view)
-        else:
-            view = blueprint.response(status, schema)(view)
-        if not_modified:
-            view = blueprint.alt_response(304, description="Not modified since the ETag in If-None-Match")(view)
-        return blueprint.doc(summary=summary)(view)
-
-    return decorate
-
-
-def errors_of(blueprint: Blueprint, *statuses: int) -> Decorator:
-    """Document the errors of a route."""
-
-    def decorate(view: Any) -> Any:
-        for status in statuses:
-            described = HTTPStatus(status).phrase
-            view = blueprint.alt_response(status, schema=SessionStatusErrorSchema, description=described)(view)
+        documented = view
+        for decorator in decorators:
+            documented = decorator(documented)
+        view._apidoc = documented._apidoc
         return view
 
     return decorate

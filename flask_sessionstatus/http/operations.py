@@ -9,7 +9,7 @@ from flask_smorest import Blueprint
 
 from ..errors import Forbidden, SessionStatusError
 from .access import app_state
-from .docs import document, errors_of
+from .docs import document
 from .responses import json_response
 from .schemas import SessionStatusHealthSchema, camel_case
 
@@ -18,8 +18,7 @@ def add_operations(blueprint: Blueprint) -> None:
     """Add the operators' routes."""
 
     @blueprint.route("/health")
-    @document(blueprint, 200, SessionStatusHealthSchema, summary="Whether the store answers")
-    @errors_of(blueprint, 503)
+    @document(blueprint, 200, SessionStatusHealthSchema, 503, summary="Whether the store answers")
     def health() -> Response:
         store = app_state().store
         began = time.perf_counter()
@@ -32,8 +31,7 @@ def add_operations(blueprint: Blueprint) -> None:
         return json_response({"status": "ok", "store": store.name, "degraded": False, "latencyMs": latency})
 
     @blueprint.route("/stats")
-    @document(blueprint, 200, None, summary="What this process counted; operators only")
-    @errors_of(blueprint, 403)
+    @document(blueprint, 200, None, 403, summary="What this process counted; operators only")
     def stats() -> Response:
         state = app_state()
         if state.hooks.is_operator is None or not state.hooks.is_operator():

@@ -28,7 +28,8 @@ def dumper(schema: Schema) -> Callable[[Any], dict[str, Any]]:
 
 
 def revalidated(body: Any) -> Response:
-    """A JSON response that the client may keep but must revalidate; 304 when it has this very body (RFC 9110, 13.1.2)."""
+    """A JSON response that the client may keep but must revalidate; 304 when it has this very body (RFC 9110,
+    13.1.2)."""
     text = encode(body).encode()
     tag = f'"{blake2b(text, digest_size=12).hexdigest()}"'
     headers = [("Content-Type", "application/json"), ("ETag", tag), ("Cache-Control", "private, no-cache")]

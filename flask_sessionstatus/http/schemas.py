@@ -22,7 +22,7 @@ def _id(name: str) -> Any:
         try:
             check_id(value, name)
         except InvalidValue as error:
-            raise ValidationError(error.errors[name]) from None
+            raise ValidationError(list(error.errors[name])) from None
 
     return check
 
@@ -206,6 +206,9 @@ class SessionStatusStatsSchema(SessionStatusSchema):
     message_count = fields.Integer(required=True)
     pending_tasks_count = fields.Integer(required=True)
     device_type = fields.String(allow_none=True)
+    audio_chunks_received = fields.Integer(required=True)
+    audio_chunks_processed = fields.Integer(required=True)
+    counters = fields.Dict(keys=fields.String(), values=fields.Integer())
 
 
 class SessionStatusHealthSchema(SessionStatusSchema):

@@ -10,10 +10,9 @@ from flask_smorest import Blueprint
 
 from ..errors import Forbidden, InvalidValue
 from ..models import Session, Turn
-from ..sessions import UNSET
 from .access import app_state, caller, session_for_caller, unknown
 from .body import flat, read_json
-from .docs import document, errors_of
+from .docs import READ, WRITE, document
 from .responses import json_response
 from .schemas import (
     SessionStatusClosedSchema,
@@ -40,8 +39,7 @@ def add_sessions(blueprint: Blueprint) -> None:
 
     @blueprint.route("/sessions", methods=["POST"])
     @blueprint.arguments(SessionStatusNewSessionSchema, required=False)
-    @document(blueprint, 201, SessionStatusSessionSchema, summary="Make a session")
-    @errors_of(blueprint, 400, 401, 403, 413, 415, 422, 429, 503)
+    @document(blueprint, 201, SessionStatusSessionSchema, *WRITE, 429, summary="Make a session")
     def create_session(body: dict[str, Any]) -> Response:
         state = app_state()
         namespace = caller(state)
@@ -63,9 +61,15 @@ def add_sessions(blueprint: Blueprint) -> None:
     @blueprint.route("/sessions", methods=["GET"])
     @blueprint.arguments(SessionStatusSessionsQuerySchema, location="query")
     @document(
-        blueprint, 200, SessionStatusSummarySchema(many=True), summary="The caller's sessions, newest activity first"
+        blueprint,
+        200,
+        SessionStatusSummarySchema(many=True),
+        401,
+        403,
+        422,
+        503,
+        summary="The caller's sessions, newest activity first",
     )
-    @errors_of(blueprint, 401, 403, 422, 503)
     def list_sessions(query: dict[str, Any]) -> Response:
         state = app_state()
         namespace = caller(state)
@@ -83,23 +87,23 @@ def add_sessions(blueprint: Blueprint) -> None:
         return json_response(_summaries.dump(shown), 200, headers)
 
     @blueprint.route(SESSION, methods=["GET"])
-    @document(blueprint, 200, SessionStatusSessionSchema, summary="A session")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, SessionStatusSessionSchema, *READ, summary="A session")
     def get_session(session_id: str) -> Response:
-        return json_response(_dump(session_for_caller(app_state(), session_id)))
+        state = app_state()
+        session = session_for_caller(state, session_id)
+        state.engine.accesses.count(session_id)
+        return json_response(_dump(session))
 
     @blueprint.route(SESSION, methods=["PATCH"])
     @blueprint.arguments(SessionStatusSessionChangeSchema, required=False)
-    @document(blueprint, 200, SessionStatusSessionSchema, summary="Change metadata or language")
-    @errors_of(blueprint, 400, 401, 403, 404, 413, 415, 422, 503)
+    @document(blueprint, 200, SessionStatusSessionSchema, *WRITE, summary="Change metadata or language")
     def update_session(body: dict[str, Any], session_id: str) -> Response:
         state = app_state()
         session_for_caller(state, session_id)
         return json_response(_dump(state.sessions.update(session_id, **body)))
 
     @blueprint.route(SESSION, methods=["DELETE"])
-    @document(blueprint, 200, SessionStatusClosedSchema, summary="Delete a session; its tasks are told to stop")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, SessionStatusClosedSchema, *READ, summary="Delete a session; its tasks are told to stop")
     def delete_session(session_id: str) -> Response:
         state = app_state()
         session_for_caller(state, session_id)
@@ -109,8 +113,7 @@ def add_sessions(blueprint: Blueprint) -> None:
 
     @blueprint.route(f"{SESSION}/messages", methods=["GET"])
     @blueprint.arguments(SessionStatusTurnsQuerySchema, location="query")
-    @document(blueprint, 200, SessionStatusTurnSchema(many=True), summary="A session's turns, oldest first")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, SessionStatusTurnSchema(many=True), *READ, summary="A session's turns, oldest first")
     def list_messages(query: dict[str, Any], session_id: str) -> Response:
         state = app_state()
         session_for_caller(state, session_id)
@@ -118,8 +121,9 @@ def add_sessions(blueprint: Blueprint) -> None:
         return json_response(_turns.dump(turns))
 
     @blueprint.route(f"{SESSION}/messages", methods=["POST"])
-    @document(blueprint, 201, SessionStatusTurnSchema, summary="Append a turn, or an array of turns as one step")
-    @errors_of(blueprint, 400, 401, 403, 404, 413, 415, 422, 503)
+    @document(
+        blueprint, 201, SessionStatusTurnSchema, *WRITE, summary="Append a turn, or an array of turns as one step"
+    )
     def add_messages(session_id: str) -> Response:
         state = app_state()
         session_for_caller(state, session_id)
@@ -130,8 +134,7 @@ def add_sessions(blueprint: Blueprint) -> None:
         return json_response(stored if several else stored[0], 201)
 
     @blueprint.route(f"{SESSION}/stats", methods=["GET"])
-    @document(blueprint, 200, SessionStatusStatsSchema, summary="A session's figures, without personal data")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, SessionStatusStatsSchema, *READ, summary="A session's figures, without personal data")
     def session_stats(session_id: str) -> Response:
         state = app_state()
         session = session_for_caller(state, session_id)
@@ -144,6 +147,9 @@ def add_sessions(blueprint: Blueprint) -> None:
                 "messageCount": session.message_count,
                 "pendingTasksCount": session.pending_tasks_count,
                 "deviceType": session.device_type,
+                "audioChunksReceived": session.audio_chunks_received,
+                "audioChunksProcessed": session.audio_chunks_processed,
+                "counters": dict(session.counters),
             }
         )
 

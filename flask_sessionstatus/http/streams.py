@@ -88,7 +88,8 @@ def nothing_more() -> Response:
 
 
 def shed(error: StoreUnavailable) -> Response:
-    """The answer to a stream while the store is away: an EventSource must be told to come back, never an error status."""
+    """The answer to a stream while the store is away: an EventSource must be told to come back, never an error
+    status."""
     if not wants_stream():
         raise error
     return Response(WIRES["sse"].opening(), 200, STREAM_HEADERS, mimetype=EVENT_STREAM)

@@ -12,7 +12,7 @@ from ..models import ORIGIN, Cursor, Event, Session, Task, check_id
 from ..stores.base import TaskRef
 from ..streaming.follower import Gap, Item, json_page
 from .access import app_state, caller, session_for_caller, unknown
-from .docs import document, errors_of
+from .docs import READ, document
 from .responses import json_response
 from .schemas import (
     SessionStatusEventsQuerySchema,
@@ -36,8 +36,7 @@ def add_tasks(blueprint: Blueprint) -> None:
 
     @blueprint.route(TASKS)
     @blueprint.arguments(SessionStatusTasksQuerySchema, location="query")
-    @document(blueprint, 200, SessionStatusTaskSchema(many=True), summary="A session's tasks, the latest first")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, SessionStatusTaskSchema(many=True), *READ, summary="A session's tasks, the latest first")
     def list_tasks(query: dict[str, Any], session_id: str) -> Response:
         state = app_state()
         session_for_caller(state, session_id)
@@ -48,15 +47,13 @@ def add_tasks(blueprint: Blueprint) -> None:
         return json_response(_tasks.dump([task for task in found if wanted in (None, task.state.value)]))
 
     @blueprint.route(TASK)
-    @document(blueprint, 200, SessionStatusTaskSchema, summary="A task")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, SessionStatusTaskSchema, *READ, summary="A task")
     def get_task(session_id: str, task_id: str) -> Response:
         _, task = _find(session_id, task_id)
         return json_response(_task.dump(task))
 
     @blueprint.route(f"{TASK}/result")
-    @document(blueprint, 200, None, summary="A task's result")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 200, None, *READ, summary="A task's result")
     def get_result(session_id: str, task_id: str) -> Response:
         _find(session_id, task_id)
         text = app_state().store.result(session_id, task_id)
@@ -65,8 +62,7 @@ def add_tasks(blueprint: Blueprint) -> None:
         return Response(text, mimetype="application/json")
 
     @blueprint.route(f"{TASK}/cancel", methods=["POST"])
-    @document(blueprint, 202, SessionStatusStopSchema, summary="Ask a task to stop")
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
+    @document(blueprint, 202, SessionStatusStopSchema, *READ, summary="Ask a task to stop")
     def cancel_task(session_id: str, task_id: str) -> Response:
         session, _ = _find(session_id, task_id)
         state = app_state()
@@ -78,9 +74,12 @@ def add_tasks(blueprint: Blueprint) -> None:
     @blueprint.route(f"{TASK}/events")
     @blueprint.arguments(SessionStatusEventsQuerySchema, location="query")
     @document(
-        blueprint, 200, SessionStatusEventsSchema, summary="A task's events after a cursor: a stream, or a JSON page"
+        blueprint,
+        200,
+        SessionStatusEventsSchema,
+        *READ,
+        summary="A task's events after a cursor: a stream, or a JSON page",
     )
-    @errors_of(blueprint, 401, 403, 404, 422, 503)
     def list_events(query: dict[str, Any], session_id: str, task_id: str) -> Response:
         cursor = requested_cursor(query)
         state = app_state()

@@ -25,7 +25,8 @@ def store_from_uri(
 ) -> Store:
     """The store that a URI names: `memory://`, `redis://`, `rediss://`, `unix://` (or `valkey://`, `valkeys://`).
 
-    Nothing is connected yet. Raises ConfigurationError for a URI that cannot be one; the message never holds a password.
+    Nothing is connected yet. Raises ConfigurationError for a URI that cannot be one; the message never holds a
+    password.
     """
     scheme, separator, rest = uri.partition("://")
     scheme = _SPELLINGS.get(scheme, scheme)

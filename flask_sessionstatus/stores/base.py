@@ -1,7 +1,8 @@
 """The contract of a store. Every implementation passes the same suite, `tests/contract/`.
 
-Each method is one step: it happens whole or not at all, and no other step comes between its parts. Times are Unix ms by the
-store's own clock. Every method may raise StoreUnavailable, and RecordUnreadable where a stored record cannot be decoded.
+Each method is one step: it happens whole or not at all, and no other step comes between its parts. Times are Unix ms
+by the store's own clock. Every method may raise StoreUnavailable, and RecordUnreadable where a stored record cannot
+be decoded.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class SessionDraft:
 class TaskDraft:
     """What it takes to begin an attempt of a task, or to make it again after the store lost it (then with `epoch`).
 
-    `token` tells a repeated call from a second one; a task that is not `leased` waits in a queue that no process here holds.
+    `token` tells a repeated call from a second one; a task that is not `leased` waits in a queue that no process here
+    holds.
     """
 
     task_id: str
@@ -112,7 +114,10 @@ class End:
 
 @dataclass(frozen=True)
 class Append:
-    """A batch of one task's events. `base` is the number before the first, `floor` the oldest base the sender still holds."""
+    """A batch of one task's events.
+
+    `base` is the number before the first, `floor` the oldest base the sender still holds.
+    """
 
     ref: TaskRef
     attempt: int
@@ -234,7 +239,10 @@ class Store(ABC):
 
     @abstractmethod
     def snapshot(self, conversation_id: str) -> Snapshot:
-        """All live sessions of a conversation and their tasks; for an unknown conversation an empty one. One round trip."""
+        """All live sessions of a conversation and their tasks; for an unknown conversation an empty one.
+
+        One round trip.
+        """
 
     # Sessions
 
@@ -260,6 +268,10 @@ class Store(ABC):
     @abstractmethod
     def update_session(self, session_id: str, fields: Mapping[str, str | None]) -> bool:
         """Set fields by name (None removes). False when there is no such session."""
+
+    @abstractmethod
+    def record_accesses(self, counts: Mapping[str, int]) -> None:
+        """Add to how often sessions were read, by id. Never counts as activity and extends nothing."""
 
     @abstractmethod
     def delete_session(self, session_id: str) -> bool:
@@ -298,7 +310,10 @@ class Store(ABC):
 
     @abstractmethod
     def cancel(self, ref: TaskRef) -> Task | None:
-        """Ask a task to stop; one that never started, or that nobody runs any more, ends at once. None: no such task."""
+        """Ask a task to stop; one that never started, or that nobody runs any more, ends at once.
+
+        None: no such task.
+        """
 
     @abstractmethod
     def task(self, session_id: str, task_id: str) -> Task | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypedDict
 
 from ..errors import RecordUnreadable
@@ -55,27 +55,40 @@ class TaskRecord(TypedDict, total=False):
     error_message: str
 
 
-_SESSION_KEYS = ("created", "expires", "activity")
-_TASK_KEYS = ("session", "state", "attempt", "epoch", "tail", "created", "updated", "activity", "deadline")
+_read = json.JSONDecoder().raw_decode
+
+_LIVE = ("running", "pending")
+
+_SESSION_KEYS = {"created", "expires", "activity"}
+_TASK_KEYS = {"session", "state", "attempt", "epoch", "tail", "created", "updated", "activity", "deadline"}
 
 
-def _decode(text: str | bytes, keys: Iterable[str], name: str) -> Any:
+def _decode(text: bytes, keys: Set[str], name: str) -> Any:
     try:
-        record = json.loads(text)
-        if record["v"] == VERSION and all(key in record for key in keys):
+        record = json.loads(text.decode())
+        if record["v"] == VERSION and record.keys() >= keys:
             return record
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise RecordUnreadable(f"The stored record of {name} cannot be read.")
 
 
-def decode_session(text: str | bytes, name: str) -> SessionRecord:
-    """Read a session's record. Raises RecordUnreadable, naming `name`."""
-    record: SessionRecord = _decode(text, _SESSION_KEYS, name)
-    return record
+def decode_fields(fields: Sequence[bytes]) -> Iterable[tuple[str, Any]]:
+    """The names and records of a flat list of fields and their JSON, all read at once: status reads live from this.
+
+    Raises RecordUnreadable, naming the first that cannot be read.
+    """
+    names = b"\n".join(fields[0::2]).decode().split("\n")
+    try:
+        return zip(names, _read(f"[{b','.join(fields[1::2]).decode()}]")[0], strict=True)
+    except (ValueError, RecursionError):
+        for name, text in zip(names, fields[1::2]):
+            if name.startswith(("session:", "task:")):
+                _decode(text, _SESSION_KEYS, name)
+        raise
 
 
-def decode_task(text: str | bytes, name: str) -> TaskRecord:
+def decode_task(text: bytes, name: str) -> TaskRecord:
     """Read a task's record. Raises RecordUnreadable, naming `name`."""
     record: TaskRecord = _decode(text, _TASK_KEYS, name)
     return record
@@ -87,9 +100,14 @@ def state_at(record: TaskRecord, now: int, grace: int = 0) -> TaskState:
     `grace` (ms) is how much longer an expired lease is taken as live.
     """
     state = TaskState(record["state"])
-    if state.live and now >= record["deadline"] + grace:
+    if state.live and not is_live_at(record, now, grace):
         return TaskState.CANCELLED if "cancel" in record else TaskState.LOST
     return state
+
+
+def is_live_at(record: TaskRecord, now: int, grace: int = 0) -> bool:
+    """Whether a task is pending or running under a live lease at `now`."""
+    return record["state"] in _LIVE and now < record["deadline"] + grace
 
 
 def estimate_at(record: TaskRecord, state: TaskState, now: int) -> tuple[int | None, str | None]:
@@ -138,7 +156,8 @@ def task_at(
 
 
 class Snapshot:
-    """What a store knows of one conversation at one moment: `now` (Unix ms), its live sessions and their tasks, by id."""
+    """What a store knows of one conversation at one moment: `now` (Unix ms), its live sessions and their tasks, by
+    id."""
 
     __slots__ = ("conversation_id", "grace", "now", "sessions", "tasks")
 
@@ -162,7 +181,7 @@ class Snapshot:
         return task_at(record, task_id, self.conversation_id, namespace, self.now, self.grace)
 
     def is_live(self, record: TaskRecord) -> bool:
-        return state_at(record, self.now, self.grace).live
+        return is_live_at(record, self.now, self.grace)
 
 
 def snapshot_of(
@@ -205,6 +224,8 @@ def session_from(snapshot: Snapshot, session_id: str, fields: Mapping[str, str])
             current_slots={name[5:]: json.loads(text) for name, text in fields.items() if name.startswith("slot:")},
             current_template_id=fields.get("template"),
             latest_task=task,
+            last_accessed=int(fields["accessed"]) if "accessed" in fields else None,
+            access_count=int(fields.get("accesses", 0)),
         )
     except (KeyError, ValueError) as error:
         raise RecordUnreadable("The stored record of the session cannot be read.", sessionId=session_id) from error
@@ -244,9 +265,9 @@ def encode_turn(turn: Turn) -> str:
     return to_json({name: value for name, value in kept.items() if value is not None})
 
 
-def decode_turn(text: str | bytes, turn_id: str, position: int, timestamp: int) -> Turn:
+def decode_turn(text: bytes, turn_id: str, position: int, timestamp: int) -> Turn:
     """Read a turn. Raises RecordUnreadable."""
-    record = _decode(text, ("role", "content"), f"turn {position}")
+    record = _decode(text, {"role", "content"}, f"turn {position}")
     return Turn(
         role=record["role"],
         content=record["content"],

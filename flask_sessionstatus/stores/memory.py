@@ -387,6 +387,15 @@ class MemoryStore(Store):
             start = max(first, stop - limit)
             return list(islice(session.turns, start - first, max(start, stop) - first))
 
+    def record_accesses(self, counts: Mapping[str, int]) -> None:
+        with self._lock:
+            for session_id, count in counts.items():
+                session = self._sessions.get(session_id)
+                if session is not None:
+                    fields = session.fields
+                    fields["accesses"] = str(int(fields.get("accesses", 0)) + count)
+                    fields["accessed"] = str(self._clock())
+
     def delete_session(self, session_id: str) -> bool:
         with self._step():
             session = self._sessions.get(session_id)
@@ -515,7 +524,7 @@ class MemoryStore(Store):
         record = task.record
         data = {"state": "cancelled", "errorType": None, "errorMessage": None, "taskId": task_id}
         self._store(task, [("end", to_json(data))], record["tail"])
-        record.update(state="cancelled", forced=True, finished=now, updated=now, activity=now)
+        record.update({"state": "cancelled", "forced": True, "finished": now, "updated": now, "activity": now})
         self._sessions.put(session)
         self._announce(session, task_id)
 
@@ -572,7 +581,7 @@ class MemoryStore(Store):
 
     def _end(self, session: _Session, task: _Task, end: End, now: int) -> None:
         record = task.record
-        record.update(state=end.state, finished=now, activity=now)
+        record.update({"state": end.state, "finished": now, "activity": now})
         record.setdefault("started", now)
         if end.error_type is not None:
             record["error_type"] = end.error_type
@@ -608,7 +617,7 @@ class MemoryStore(Store):
             record = task.record
             if TaskState(record["state"]).live:
                 if "cancel" not in record:
-                    record.update(cancel=now, updated=now, activity=now)
+                    record.update({"cancel": now, "updated": now, "activity": now})
                 if record["state"] == "pending" or now >= record["deadline"]:
                     self._force_end(session, ref.task_id, task, now)
                 self._announce(session, ref.task_id, cancel=True)
@@ -664,7 +673,7 @@ def _begun(session: _Session, record: TaskRecord, stopping: Sequence[str] = ()) 
 
 def _apply(record: TaskRecord, change: Change, now: int) -> None:
     if change.running and record["state"] != "running":
-        record.update(state="running", activity=now)
+        record.update({"state": "running", "activity": now})
         record.setdefault("started", now)
     if change.current is not None:
         record["current"] = change.current
@@ -673,7 +682,7 @@ def _apply(record: TaskRecord, change: Change, now: int) -> None:
     if change.message is not None:
         record["note"] = change.message
     if change.remaining is not None:
-        record.update(remaining=change.remaining, remaining_at=now)
+        record.update({"remaining": change.remaining, "remaining_at": now})
 
 
 def _after(events: deque[Event], after: Cursor, limit: int) -> list[Event]:

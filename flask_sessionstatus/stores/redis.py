@@ -23,7 +23,7 @@ from ..errors import (
     TaskRunning,
 )
 from ..estimate import KEPT_DURATIONS
-from ..models import Cursor, Event, Session, Task, Turn, to_json
+from ..models import Cursor, Event, Session, Task, Turn
 from .base import (
     Answer,
     Append,
@@ -47,13 +47,12 @@ from .codec import (
     SessionRecord,
     Snapshot,
     TaskRecord,
-    decode_session,
+    decode_fields,
     decode_task,
     decode_turn,
     encode_turn,
     session_fields,
     session_from,
-    snapshot_of,
     task_at,
 )
 from .redis_calls import CLOCK, Argument, Calls
@@ -139,7 +138,8 @@ class RedisStore(Store):
             self._conversations[session_id] = conversation_id
 
     def _in_session(self, script: str, session_id: str, *args: Argument) -> tuple[str, Any]:
-        """The conversation and a script's reply there; an empty reply is believed once the remembered place was read again."""
+        """The conversation and a script's reply there; an empty reply is believed once the remembered place was read
+        again."""
         with self._lock:
             known = self._conversations.get(session_id)
         if known is not None:
@@ -216,18 +216,21 @@ class RedisStore(Store):
         return self._snapshot(conversation_id, time_parts, fields)
 
     def _snapshot(self, conversation_id: str, time_parts: Sequence[bytes], fields: Sequence[bytes]) -> Snapshot:
+        now = int(time_parts[0]) * 1000 + int(time_parts[1]) // 1000
         sessions: dict[str, SessionRecord] = {}
         tasks: dict[str, TaskRecord] = {}
-        for i in range(0, len(fields), 2):
-            kind, _, identifier = fields[i].partition(b":")
-            if kind == b"task":
-                name = unquote(identifier.decode())
-                tasks[name] = _decode_task(fields[i + 1], name)
-            elif kind == b"session":
-                name = unquote(identifier.decode())
-                sessions[name] = decode_session(fields[i + 1], name)
-        now = int(time_parts[0]) * 1000 + int(time_parts[1]) // 1000
-        return snapshot_of(conversation_id, now, sessions, tasks, self._calls.grace)
+        for name, record in decode_fields(fields):
+            if "%" in name:
+                name = unquote(name)
+            if name.startswith("task:"):
+                if "%" in record["session"]:
+                    record["session"] = unquote(record["session"])
+                tasks[name[5:]] = record
+            elif name.startswith("session:") and now < record["expires"]:
+                sessions[name[8:]] = record
+        if len(tasks) > 1 or len(sessions) != 1:
+            tasks = {task_id: task for task_id, task in tasks.items() if task["session"] in sessions}
+        return Snapshot(conversation_id, now, sessions, tasks, self._calls.grace)
 
     def session(self, session_id: str) -> Session | None:
         conversation, reply = self._in_session("session", session_id)
@@ -274,7 +277,12 @@ class RedisStore(Store):
 
         def update(repeated: int) -> tuple[str, Any]:
             bounds = (limits.session_ttl, limits.max_age or 0, limits.max_turns, repeated)
-            changes = (len(sets), *(part for pair in sets for part in pair), len(removals), *removals)
+            changes: tuple[Argument, ...] = (
+                len(sets),
+                *(part for pair in sets for part in pair),
+                len(removals),
+                *removals,
+            )
             return self._in_session(
                 "update", session_id, *bounds, *changes, len(encoded), *(part for pair in encoded for part in pair)
             )
@@ -288,7 +296,7 @@ class RedisStore(Store):
             return None
         first, stamp, left, namespace = int(reply[0]), int(reply[1]), int(reply[2]), reply[3].decode() or None
         self._keep([(session_id, conversation, namespace, left)])
-        return [decode_turn(text, turn_id, first + i, stamp) for i, (turn_id, text) in enumerate(encoded)]
+        return [decode_turn(text.encode(), turn_id, first + i, stamp) for i, (turn_id, text) in enumerate(encoded)]
 
     def turns(self, session_id: str, before: int | None, limit: int) -> Sequence[Turn] | None:
         _, reply = self._in_session("turns", session_id, -1 if before is None else before, limit)
@@ -299,6 +307,10 @@ class RedisStore(Store):
             stamp, turn_id, record = text.split(b" ", 2)
             turns.append(decode_turn(record, turn_id.decode(), position, int(stamp)))
         return turns
+
+    def record_accesses(self, counts: Mapping[str, int]) -> None:
+        for session_id, count in counts.items():
+            self._in_session("access", session_id, count)
 
     def delete_session(self, session_id: str) -> bool:
         session = self.session(session_id)
@@ -356,8 +368,8 @@ class RedisStore(Store):
 
     def append(self, appends: Sequence[Append]) -> Sequence[Answer | Exception]:
         limits = self.limits
-        bounds = (limits.max_events, limits.session_ttl, limits.lease)
-        bounds += (limits.result_ttl or limits.session_ttl, limits.max_age or 0)
+        lives = (limits.session_ttl, limits.lease, limits.result_ttl or limits.session_ttl, limits.max_age or 0)
+        bounds = (limits.max_events, *lives)
         calls: list[tuple[str, Sequence[Argument]]] = []
         for each in appends:
             place = (quote(each.ref.task_id, safe=""), each.attempt, each.epoch, each.base, each.floor)

@@ -1,9 +1,9 @@
-"""Talking to Redis: one bounded pool, one script a step, errors in this package's words, and the memory of an outage."""
+"""Talking to Redis: one bounded pool, one script a step, errors in this package's words, and the memory of an
+outage."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
@@ -22,9 +22,10 @@ Argument = str | int | bytes
 Call = tuple[str, Sequence[Argument]]
 
 CLIENT_DEFAULTS: Mapping[str, Any] = {"socket_connect_timeout": 0.8, "socket_timeout": 0.8, "max_connections": 32}
+ALONE = "-- Alone:"
 CLOCK = "redis.call('TIME')"
 SCRIPTS = (
-    *("status", "begin", "append", "beat", "cancel", "session", "update", "turns", "delete"),
+    *("status", "begin", "append", "beat", "cancel", "session", "update", "turns", "delete", "access"),
     *("events", "tasks", "result", "reserve"),
 )
 
@@ -45,7 +46,7 @@ class Script:
     def __init__(self, name: str, clock: str) -> None:
         folder = files(__package__) / "lua"
         own = (folder / f"{name}.lua").read_text(encoding="utf-8")
-        common = "" if "KEYS[1]: the namespace" in own else (folder / "common.lua").read_text(encoding="utf-8")
+        common = "" if own.startswith(ALONE) else (folder / "common.lua").read_text(encoding="utf-8")
         self.text = (common + own).replace(CLOCK, clock)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 

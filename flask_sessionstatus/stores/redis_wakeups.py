@@ -62,7 +62,10 @@ class RedisWakeups(Wakeups):
             try:
                 self._listen()
                 failures = 0
-            except (redis.RedisError, OSError, ValueError, AttributeError) as error:
+            except (redis.RedisError, OSError, ValueError, TypeError, AttributeError) as error:
+                # Closing the connection under a read shows as one of the last three.
+                if self._closed.is_set():
+                    return
                 if not failures:
                     log.warning("Wake-ups are broken, the log is read at each tick: %s", type(error).__name__)
                 failures += 1

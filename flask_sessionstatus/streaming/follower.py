@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 from ..errors import StoreUnavailable
 from ..models import ORIGIN, Cursor, Event, Task, TaskState
@@ -34,7 +33,7 @@ class Ended:
     json: str
 
 
-Item = Union[Event, Gap, Ended]
+Item = Event | Gap | Ended
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ def _follows(before: Cursor, cursor: Cursor) -> bool:
 class Follower:
     """An iterator of frames after a cursor, until the task's end. Closing it gives its place back.
 
-    `allowed` is asked now and then whether the client may still see this; `gone` is a cursor of something that is not here
-    any more: the stream then begins with a gap.
+    `allowed` is asked now and then whether the client may still see this; `gone` is a cursor of something that is not
+    here any more: the stream then begins with a gap.
     """
 
     def __init__(
@@ -168,7 +167,7 @@ class Follower:
     def __del__(self) -> None:
         self.close()
 
-    def _follow(self) -> Iterator[bytes]:
+    def _follow(self) -> Generator[bytes, None, None]:
         yield self._wire.opening()
         wrote = checked = self._monotonic()
         while not self._hub.closed:
@@ -218,7 +217,8 @@ class Follower:
         return self._wire.status(task)
 
     def _patience(self, step: Step | None, until_ping: float, now: float) -> float:
-        """How long to wait for a wake-up (s): until the next ping, tick, status, or the deadline of the task's lease."""
+        """How long to wait for a wake-up (s): until the next ping, tick, status, or the deadline of the task's
+        lease."""
         waits = [max(0.0, until_ping), self._hub.tick]
         if step is not None and step.task is not None:
             task = step.task
@@ -232,7 +232,8 @@ class Follower:
 def json_page(
     hub: Hub, channel: Channel, after: Cursor, wait: float, monotonic: Callable[[], float] = time.monotonic
 ) -> tuple[Sequence[Item], Cursor, bool] | None:
-    """The next items after a cursor, waiting for them up to `wait` s; with the cursor to go on from and whether that is all.
+    """The next items after a cursor, waiting for them up to `wait` s; with the cursor to go on from and whether that
+    is all.
 
     None while the store cannot be asked.
     """

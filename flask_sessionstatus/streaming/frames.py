@@ -1,7 +1,7 @@
 """How events look on the wire: server-sent events, the AI SDK's UI message stream, JSON pages.
 
-Server-sent events: HTML Living Standard, section 9.2. `retry:` and comments stand as lines without a blank line after them:
-some clients make an empty event of a lone block.
+Server-sent events: HTML Living Standard, section 9.2. `retry:` and comments stand as lines without a blank line after
+them: some clients make an empty event of a lone block.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from ..models import Cursor, Event, Task, TaskState, to_json
 
@@ -18,7 +19,7 @@ RETRY_MS = 1000
 class Wire(ABC):
     """One way of writing a stream: each method gives the bytes of one frame, empty where this wire has none."""
 
-    headers: Mapping[str, str] = {}
+    headers: ClassVar[Mapping[str, str]] = {}
 
     def opening(self) -> bytes:
         """The first bytes of a stream, and all of one that is shed."""
@@ -71,9 +72,12 @@ class ServerSentEvents(Wire):
 
 
 class UiMessageStream(Wire):
-    """The AI SDK's UI message stream: bare `data:` frames, then `[DONE]`. `id:` lines are accepted and ignored there."""
+    """The AI SDK's UI message stream: bare `data:` frames, then `[DONE]`.
 
-    headers = {"x-vercel-ai-ui-message-stream": "v1"}
+    `id:` lines are accepted and ignored there.
+    """
+
+    headers: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
     def event(self, event: Event) -> bytes:
         return f"id: {event.cursor}\ndata: {event.json}\n\n".encode()

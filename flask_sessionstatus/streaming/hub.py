@@ -1,7 +1,7 @@
 """The hub: follows tasks for every client of this process, with one wake-up connection and shared reads.
 
-What is delivered is always read from the log after the follower's own cursor. A wake-up only says when to look, so a lost
-one costs a tick, never an event, and it does not matter whether one subscribes before or after reading.
+What is delivered is always read from the log after the follower's own cursor. A wake-up only says when to look, so a
+lost one costs a tick, never an event, and it does not matter whether one subscribes before or after reading.
 """
 
 from __future__ import annotations

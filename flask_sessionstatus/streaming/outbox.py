@@ -1,7 +1,7 @@
 """The outbox: the work hands over its events and goes on; a flusher stores them, in order, as often as it takes.
 
-An entry keeps a task's events until the task has ended and a lease more, so that a store that lost them gets them again.
-Batching adds no delay: what arrives while a call is under way goes with the next one.
+An entry keeps a task's events until the task has ended and a lease more, so that a store that lost them gets them
+again. Batching adds no delay: what arrives while a call is under way goes with the next one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import Cancelled, InvalidValue, OutboxFull, SessionStatusError, StoreUnavailable
-from ..models import TaskState
 from ..stores.base import Answer, Append, Beat, Change, End, SessionDraft, Store, TaskDraft, TaskRef, Verdict
 
 log = logging.getLogger("flask_sessionstatus")
@@ -148,7 +147,8 @@ class Outbox:
         return entry
 
     def emit(self, entry: Entry, type: str, json: str) -> int:
-        """Hand over an event; returns its number. Waits only while the outbox is full. Raises Cancelled and OutboxFull."""
+        """Hand over an event; returns its number. Waits only while the outbox is full. Raises Cancelled and
+        OutboxFull."""
         with self._lock:
             if entry.stopped is not None or entry.end is not None:
                 self._refuse(entry)
@@ -294,7 +294,8 @@ class Outbox:
             self._send(batches)
 
     def _due(self) -> tuple[list[Entry], float | None]:
-        """The entries to send now, and how long to wait when there are none: progress alone goes at most 4 times a second."""
+        """The entries to send now, and how long to wait when there are none: progress alone goes at most 4 times a
+        second."""
         now = self._monotonic()
         due: list[Entry] = []
         wait: float | None = None
@@ -382,7 +383,8 @@ class Outbox:
             callback()
 
     def _recreate(self, entry: Entry) -> bool:
-        """The store lost the task: make session and task again from what is held here, then send again from the floor."""
+        """The store lost the task: make session and task again from what is held here, then send again from the
+        floor."""
         silence = self._monotonic() - entry.answered_at
         if silence > self._store.limits.session_ttl / 1000:
             # A tombstone may have been here and gone: nobody may bring a deleted task back.

@@ -1,3 +1,4 @@
+-- Alone: without common.lua, since its key is no conversation's.
 -- Takes a place for a session among the live sessions of its namespace, before the session is created.
 -- KEYS[1]: the namespace's sorted set: members `<session> <conversation>`, scores: expiry in ms
 -- ARGV: member, ttl (ms), maximum or 0; without a maximum it keeps the place that a session has
