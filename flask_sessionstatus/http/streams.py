@@ -59,7 +59,7 @@ def stream(
     if task is None:
         return nothing_more()
     after = ORIGIN if cursor is None or gone is not None else cursor
-    if gone is None and after != ORIGIN and after == task.cursor and not task.state.live:
+    if gone is None and cursor == task.cursor and not task.state.live:
         return nothing_more()
     wire = WIRES[task.wire]
     headers = {**STREAM_HEADERS, **wire.headers}

@@ -52,11 +52,14 @@ class Channel:
                 if not covered:
                     self._since, self._events, self._cursors = after, [], []
                     self._frames.clear()
-                self._extend(page)
+                self._events.extend(page.events)
+                self._cursors.extend(event.cursor for event in page.events)
                 looked = self._looked = page
                 self._looked_version = version if len(page.events) < PAGE else -1
             first = bisect_right(self._cursors, after)
-            return Page(looked.now, looked.task, looked.first, self._events[first : first + PAGE])
+            events = self._events[first : first + PAGE]
+            self._trim()
+            return Page(looked.now, looked.task, looked.first, events)
 
     @property
     def _last(self) -> Cursor:
@@ -65,9 +68,7 @@ class Channel:
     def _covers(self, after: Cursor) -> bool:
         return self._since <= after <= self._last
 
-    def _extend(self, page: Page) -> None:
-        self._events.extend(page.events)
-        self._cursors.extend(event.cursor for event in page.events)
+    def _trim(self) -> None:
         if len(self._events) > 2 * KEPT:
             for cursor in self._cursors[:-KEPT]:
                 self._frames.pop(cursor, None)
