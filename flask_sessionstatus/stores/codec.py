@@ -14,12 +14,16 @@ VERSION = 1
 
 
 class SessionRecord(TypedDict, total=False):
-    """The moving part of a session. Times are Unix ms; `socket` marks one made for a socket that nobody used yet."""
+    """The moving part of a session. Times are Unix ms; `socket` marks one made for a socket that nobody used yet.
+
+    `kept` is until when Redis keeps its tasks at least.
+    """
 
     v: int
     ns: str
     created: int
     expires: int
+    kept: int
     activity: int
     socket: bool
 
@@ -51,6 +55,7 @@ class TaskRecord(TypedDict, total=False):
     remaining_at: int
     past: list[int]
     result: bool
+    result_expires: int
     error_type: str
     error_message: str
 
@@ -76,16 +81,24 @@ def _decode(text: bytes, keys: Set[str], name: str) -> Any:
 def decode_fields(fields: Sequence[bytes]) -> Iterable[tuple[str, Any]]:
     """The names and records of a flat list of fields and their JSON, all read at once: status reads live from this.
 
-    Raises RecordUnreadable, naming the first that cannot be read.
+    Of sessions and tasks only; where one cannot be read, its RecordUnreadable stands in its place.
     """
-    names = b"\n".join(fields[0::2]).decode().split("\n")
+    names = [name.decode() for name in fields[0::2]]
+    records: Any = None
     try:
-        return zip(names, _read(f"[{b','.join(fields[1::2]).decode()}]")[0], strict=True)
+        records = _read(f"[{b','.join(fields[1::2]).decode()}]")[0]
     except (ValueError, RecursionError):
-        for name, text in zip(names, fields[1::2]):
-            if name.startswith(("session:", "task:")):
-                _decode(text, _SESSION_KEYS, name)
-        raise
+        pass
+    if records is None or len(records) != len(names):
+        records = [None] * len(names)
+    for name, record, text in zip(names, records, fields[1::2]):
+        keys = _TASK_KEYS if name.startswith("task:") else _SESSION_KEYS if name.startswith("session:") else None
+        if keys is not None:
+            try:
+                readable = type(record) is dict and record["v"] == VERSION and record.keys() >= keys
+                yield name, record if readable else _decode(text, keys, name)
+            except (KeyError, RecordUnreadable):
+                yield name, RecordUnreadable(f"The stored record of {name} cannot be read.")
 
 
 def decode_task(text: bytes, name: str) -> TaskRecord:
@@ -148,11 +161,16 @@ def task_at(
         estimated_completion=estimate,
         estimate_basis=basis,
         cancel_requested_at=record.get("cancel"),
-        result_available=record.get("result", False),
+        result_available=has_result(record, now),
         error_type=record.get("error_type"),
         error_message=record.get("error_message"),
         wire=record["wire"],
     )
+
+
+def has_result(record: TaskRecord, now: int) -> bool:
+    """Whether a task has a result that has not had its time at `now`."""
+    return record.get("result", False) and now < record.get("result_expires", now + 1)
 
 
 class Snapshot:

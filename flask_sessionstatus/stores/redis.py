@@ -87,7 +87,7 @@ class RedisStore(Store):
     ) -> None:
         self.limits = limits
         self.counters = Counters()
-        self._calls = Calls(client, limits, clock, monotonic)
+        self._calls = Calls(client, limits, self.counters, clock, monotonic)
         self._prefix = prefix
         self._index_everyone = index_everyone
         self._conversations: LRUCache[str, str] = LRUCache(REMEMBERED_SESSIONS)
@@ -178,8 +178,9 @@ class RedisStore(Store):
         member = self._member(draft.session_id, draft.conversation_id)
         for key in self._places(draft.namespace_id):
             bounded = draft.namespace_id is not None and key == self._namespace_key(draft.namespace_id)
-            maximum = self.limits.max_sessions_per_namespace or 0 if bounded else 0
+            maximum = self.limits.max_sessions_per_namespace or 0 if bounded and draft.created_at is None else 0
             if not self._calls.script("reserve", key, member, life, maximum):
+                self._release(draft)
                 raise NamespaceFull(
                     f"The namespace holds its maximum of {maximum} live sessions.",
                     retry_after=max(1, self.limits.session_ttl // 1000),
@@ -187,10 +188,14 @@ class RedisStore(Store):
         return [int(duration) for duration in past]
 
     def _release(self, draft: SessionDraft) -> None:
-        """Give back the places of a session that was not made after all."""
-        if self.session(draft.session_id) is None:
+        """Give back the places of a session that was not made after all, or that is somebody else's."""
+        session = self.session(draft.session_id)
+        if session is None:
             self._leave(draft.session_id, draft.conversation_id, draft.namespace_id)
             self._calls.command("DEL", self._session_key(draft.session_id))
+        elif session.namespace_id != draft.namespace_id and draft.namespace_id is not None:
+            member = self._member(draft.session_id, draft.conversation_id)
+            self._calls.command("ZREM", self._namespace_key(draft.namespace_id), member)
 
     def _leave(self, session_id: str, conversation_id: str, namespace_id: str | None) -> None:
         member = self._member(session_id, conversation_id)
@@ -215,21 +220,28 @@ class RedisStore(Store):
         time_parts, fields = self._calls.script("status", self._key(conversation_id))
         return self._snapshot(conversation_id, time_parts, fields)
 
-    def _snapshot(self, conversation_id: str, time_parts: Sequence[bytes], fields: Sequence[bytes]) -> Snapshot:
+    def _snapshot(
+        self, conversation_id: str, time_parts: Sequence[bytes], fields: Sequence[bytes], only: str | None = None
+    ) -> Snapshot:
+        """What a conversation's fields say; `only`, where one session is asked for, is not kept from it by others'."""
         now = int(time_parts[0]) * 1000 + int(time_parts[1]) // 1000
         sessions: dict[str, SessionRecord] = {}
         tasks: dict[str, TaskRecord] = {}
         for name, record in decode_fields(fields):
             if "%" in name:
                 name = unquote(name)
-            if name.startswith("task:"):
+            if isinstance(record, RecordUnreadable):
+                self.counters.unreadable += 1
+                log.error("%s", record)
+                if only is None or name == f"session:{only}":
+                    raise record
+            elif name.startswith("task:"):
                 if "%" in record["session"]:
                     record["session"] = unquote(record["session"])
                 tasks[name[5:]] = record
             elif name.startswith("session:") and now < record["expires"]:
                 sessions[name[8:]] = record
-        if len(tasks) > 1 or len(sessions) != 1:
-            tasks = {task_id: task for task_id, task in tasks.items() if task["session"] in sessions}
+        tasks = {task_id: task for task_id, task in tasks.items() if task["session"] in sessions}
         return Snapshot(conversation_id, now, sessions, tasks, self._calls.grace)
 
     def session(self, session_id: str) -> Session | None:
@@ -238,7 +250,7 @@ class RedisStore(Store):
 
     def _session(self, conversation_id: str, session_id: str, reply: Sequence[Any]) -> Session | None:
         time_parts, fields, own = reply
-        snapshot = self._snapshot(conversation_id, time_parts, fields)
+        snapshot = self._snapshot(conversation_id, time_parts, fields, session_id)
         if session_id not in snapshot.sessions:
             return None
         texts = {own[i].decode(): own[i + 1].decode() for i in range(0, len(own), 2)}
@@ -253,12 +265,11 @@ class RedisStore(Store):
             try:
                 if isinstance(reply, Exception):
                     raise reply
-                session = self._session(conversation_id, session_id, reply)
+                session = self._session(conversation_id, session_id, reply) if reply else None
             except RecordUnreadable as error:
-                self.counters.unreadable += 1
                 log.error("Left out of a listing: %s", error)
                 continue
-            if session is not None:
+            if session is not None and namespace_id in (None, session.namespace_id):
                 found.append(session)
         return page_of(found, limit, after)
 
@@ -272,7 +283,7 @@ class RedisStore(Store):
     def add_turns(self, session_id: str, turns: Sequence[Turn], fields: Fields) -> Sequence[Turn] | None:
         sets = [(name, text) for name, text in fields.items() if text is not None]
         removals = [name for name, text in fields.items() if text is None]
-        encoded = [(turn.turn_id or "-", encode_turn(turn)) for turn in turns]
+        encoded = [(quote(turn.turn_id or "-", safe=""), encode_turn(turn)) for turn in turns]
         limits = self.limits
 
         def update(repeated: int) -> tuple[str, Any]:
@@ -296,7 +307,7 @@ class RedisStore(Store):
             return None
         first, stamp, left, namespace = int(reply[0]), int(reply[1]), int(reply[2]), reply[3].decode() or None
         self._keep([(session_id, conversation, namespace, left)])
-        return [decode_turn(text.encode(), turn_id, first + i, stamp) for i, (turn_id, text) in enumerate(encoded)]
+        return [decode_turn(text.encode(), unquote(turn_id), first + i, stamp) for i, (turn_id, text) in enumerate(encoded)]
 
     def turns(self, session_id: str, before: int | None, limit: int) -> Sequence[Turn] | None:
         _, reply = self._in_session("turns", session_id, -1 if before is None else before, limit)
@@ -305,7 +316,7 @@ class RedisStore(Store):
         turns = []
         for position, text in enumerate(reply[1], start=int(reply[0])):
             stamp, turn_id, record = text.split(b" ", 2)
-            turns.append(decode_turn(record, turn_id.decode(), position, int(stamp)))
+            turns.append(decode_turn(record, unquote(turn_id.decode()), position, int(stamp)))
         return turns
 
     def record_accesses(self, counts: Mapping[str, int]) -> None:
@@ -350,6 +361,7 @@ class RedisStore(Store):
             epoch, tail, session_created, task_created = map(int, reply[1:5])
             return Begun(epoch, tail, session_created, task_created, [unquote(each.decode()) for each in reply[5]])
         if verdict == "deleted":
+            self._leave(session.session_id, session.conversation_id, session.namespace_id)
             raise NotFound("The session was deleted.", **ids)
         self._release(session)
         if verdict == "conflict":
@@ -368,7 +380,7 @@ class RedisStore(Store):
 
     def append(self, appends: Sequence[Append]) -> Sequence[Answer | Exception]:
         limits = self.limits
-        lives = (limits.session_ttl, limits.lease, limits.result_ttl or limits.session_ttl, limits.max_age or 0)
+        lives = (limits.session_ttl, limits.lease, limits.result_ttl or 0, limits.max_age or 0)
         bounds = (limits.max_events, *lives)
         calls: list[tuple[str, Sequence[Argument]]] = []
         for each in appends:
@@ -407,10 +419,11 @@ class RedisStore(Store):
         )
         if not reply:
             return None
-        return self._task(_decode_task(reply[0], ref.task_id), ref.task_id, ref.conversation_id, int(reply[1]))
+        record = _decode_task(reply[0], ref.task_id)
+        return self._task(record, ref.task_id, ref.conversation_id, reply[2], int(reply[1]))
 
-    def _task(self, record: TaskRecord, task_id: str, conversation_id: str, now: int) -> Task:
-        return task_at(record, task_id, conversation_id, None, now, self._calls.grace)
+    def _task(self, record: TaskRecord, task_id: str, conversation_id: str, namespace: bytes, now: int) -> Task:
+        return task_at(record, task_id, conversation_id, namespace.decode() or None, now, self._calls.grace)
 
     def task(self, session_id: str, task_id: str) -> Task | None:
         found = self._tasks(session_id, 1, quote(task_id, safe=""))
@@ -425,9 +438,9 @@ class RedisStore(Store):
             return None
         now = int(reply[0])
         found = []
-        for i in range(1, len(reply), 2):
+        for i in range(2, len(reply), 2):
             task_id = unquote(reply[i].decode())
-            task = self._task(_decode_task(reply[i + 1], task_id), task_id, conversation, now)
+            task = self._task(_decode_task(reply[i + 1], task_id), task_id, conversation, reply[1], now)
             if task.session_id == session_id:
                 found.append(task)
         return found
@@ -446,7 +459,7 @@ class RedisStore(Store):
         now, first = int(reply[0]), reply[2].decode()
         return Page(
             now,
-            self._task(_decode_task(reply[1], ref.task_id), ref.task_id, ref.conversation_id, now),
+            self._task(_decode_task(reply[1], ref.task_id), ref.task_id, ref.conversation_id, reply[4], now),
             Cursor.parse(first) if first else None,
             [Event(Cursor.parse(key.decode()), data[1].decode(), data[3].decode()) for key, data in reply[3]],
         )

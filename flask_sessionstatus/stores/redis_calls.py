@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import RecordUnreadable, StoreUnavailable
-from .base import Limits
+from .base import Counters, Limits
 
 log = logging.getLogger("flask_sessionstatus")
 
@@ -54,10 +54,12 @@ class Script:
 class Calls:
     """Commands and scripts; every failure to reach the server comes out as StoreUnavailable."""
 
-    def __init__(self, client: redis.Redis, limits: Limits, clock: str, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, client: redis.Redis, limits: Limits, counters: Counters, clock: str, monotonic: Callable[[], float]
+    ) -> None:
         self.client = client
-        self.unreadable = 0
         self._limits = limits
+        self._counters = counters
         self._monotonic = monotonic
         self._scripts = {name: Script(name, clock) for name in SCRIPTS}
         self._failed_since: float | None = None
@@ -68,14 +70,27 @@ class Calls:
         known = self._scripts[name]
         try:
             try:
-                reply = self.client.execute_command("EVALSHA", known.sha, 1, key, *args)
+                reply = self._execute("EVALSHA", known.sha, 1, key, *args)
             except redis.exceptions.NoScriptError:
-                reply = self.client.execute_command("EVAL", known.text, 1, key, *args)
+                reply = self._execute("EVAL", known.text, 1, key, *args)
         except (redis.RedisError, OSError) as error:
             raise self._translated(error) from error
         if self._failed_since is not None:
             self._succeeded()
         return reply
+
+    def _execute(self, *command: Argument) -> Any:
+        """A command straight over a connection of the pool; one that breaks is closed by the connection itself.
+
+        `execute_command` wraps each in retries (which are off here) and metrics, at a tenth of the cost of a status read.
+        """
+        pool = self.client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        finally:
+            pool.release(connection)
 
     def scripts(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """The replies of one script for several keys in one round trip; errors stand in their places."""
@@ -117,7 +132,7 @@ class Calls:
     def _translated(self, error: Exception) -> Exception:
         text = str(error)
         if isinstance(error, redis.ResponseError) and any(word in text for word in _UNREADABLE):
-            self.unreadable += 1
+            self._counters.unreadable += 1
             log.error("A stored record cannot be read: %s", text)
             return RecordUnreadable("A stored record cannot be read.")
         answered = isinstance(error, redis.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)

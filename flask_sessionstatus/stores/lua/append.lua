@@ -1,7 +1,7 @@
 -- Appends events to a task's stream, changes its progress or state, and ends it: all in the order in which the work did it.
 -- Everything is checked before the first write.
 -- ARGV: task id, attempt, epoch, base, floor, count of events, change as JSON or '', end as JSON or '', result or '',
---       max events, ttl, lease, result ttl, max age (ms), then type and data of each event
+--       max events, ttl, lease, result ttl or 0, max age (ms), then type and data of each event
 --   base:   the number before the first event;  floor: the oldest base that the outbox still holds
 --   change: {state, current, total, note, remaining};  end: {state, error_type, error_message, trace}
 -- Replies: [verdict, number, cancel requested at or 0, what is left of the session (ms) or 0 if unchanged, its namespace or ''];
@@ -16,7 +16,9 @@ if is_deleted(task_key(id)) then return {'deleted', 0, 0} end
 local task = load_task(id)
 if not task or task.epoch < epoch then return {'missing', 0, 0} end
 if task.epoch > epoch then return {'fenced', 0, 0} end
-settle(id, task)
+local session = load_session(task.session)
+if not session then return {'missing', 0, 0} end
+settle(id, task, session)
 if task.forced then return {'closed', task.tail, task.cancel or 0} end
 local tail = tail_of(id, epoch)
 if not LIVE[task.state] then
@@ -33,7 +35,7 @@ for i = skip + 1, count do
 end
 if last > tail then
   redis.call('XTRIM', events_key(id), 'MAXLEN', max_events)
-  if tail == 0 then keep(events_key(id), math.max(ttl, redis.call('PTTL', CONVERSATION))) end
+  if tail == 0 then keep(events_key(id), session.kept - NOW) end
   task.activity = NOW
 end
 local left, namespace = 0, ''
@@ -67,18 +69,15 @@ if LIVE[task.state] then
     task.activity = NOW
     if result ~= '' then
       task.result = true
-      redis.call('SET', result_key(id), result, 'PX', result_ttl)
+      if result_ttl > 0 then task.result_expires = NOW + result_ttl end
+      redis.call('SET', result_key(id), result, 'PX', session.kept - NOW)
     end
     if wanted.trace then
       redis.call('HSET', task_key(id), 'trace', wanted.trace)
-      keep(task_key(id), ttl)
+      keep(task_key(id), session.kept - NOW)
     end
-    local session = load_session(task.session)
-    if session then
-      left, namespace = slide(task.session, session, ttl, max_age), session.ns or ''
-      save_session(task.session, session)
-    end
-    keep(events_key(id), ttl)
+    left, namespace = slide(task.session, session, ttl, max_age), session.ns or ''
+    save_session(task.session, session)
   end
 end
 save_task(id, task)

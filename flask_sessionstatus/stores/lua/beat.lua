@@ -8,17 +8,14 @@ if is_deleted(task_key(id)) then return {'deleted', 0, 0} end
 local task = load_task(id)
 if not task or task.epoch < epoch then return {'missing', 0, 0} end
 if task.epoch > epoch then return {'fenced', 0, 0} end
-settle(id, task)
+local session = load_session(task.session)
+if not session then return {'missing', 0, 0} end
+settle(id, task, session)
 if task.forced then return {'closed', task.tail, task.cancel or 0} end
 if LIVE[task.state] then
   task.deadline = NOW + lease
   save_task(id, task)
 end
-local left, namespace = 0, ''
-local session = load_session(task.session)
-if session then
-  left, namespace = slide(task.session, session, ttl, max_age), session.ns or ''
-  save_session(task.session, session)
-  keep_task(id, left)
-end
-return {'stored', tail_of(id, epoch), task.cancel or 0, left, namespace}
+local left = slide(task.session, session, ttl, max_age)
+save_session(task.session, session)
+return {'stored', tail_of(id, epoch), task.cancel or 0, left, session.ns or ''}

@@ -20,27 +20,35 @@ end
 
 if is_deleted(session_key(session_id)) or (draft and is_deleted(task_key(task_id))) then return {'deleted'} end
 
-local sessions, tasks = {}, {}
+local sessions, tasks, keys = {}, {}, {}
 local fields = redis.call('HGETALL', CONVERSATION)
 local last_epoch = 0
 for i = 1, #fields, 2 do
   local kind, id = string.match(fields[i], '^(%a+):(.*)$')
   if fields[i] == 'lastEpoch' then last_epoch = tonumber(fields[i + 1])
   elseif kind == 'session' or kind == 'task' then
-    local ok, record = pcall(cjson.decode, fields[i + 1])
-    if ok and type(record) == 'table' then (kind == 'session' and sessions or tasks)[id] = record end
+    local ok, record = pcall(decode, fields[i + 1], fields[i], kind == 'session' and 'expires' or 'deadline')
+    if ok then (kind == 'session' and sessions or tasks)[id] = record
+    elseif fields[i] == 'session:' .. session_id then error(record) end
+  elseif kind == 'key' then
+    local ok, used = pcall(decode, fields[i + 1], fields[i], 'expires')
+    if ok then keys[id] = used end
   end
 end
 
 local session = sessions[session_id]
 if session and NOW >= session.expires then session = nil end
 if session and own == '1' and session.ns ~= wanted.ns then return {'conflict'} end
+-- A session that has reached its maximum age is over, also for the writer that still holds it.
+if not session and wanted.created and max_age > 0 and NOW >= wanted.created + max_age then return {'deleted'} end
 
 local known = draft and load_task(task_id)
+local holder = known and sessions[known.session]
+if known and (not holder or NOW >= holder.expires) then known = nil end
 if known then
   if known.session ~= session_id then return {'conflict'} end
   if known.token == draft.token then
-    return begun(known, session or {created = known.created}, {})
+    return begun(known, session, {})
   end
   if known.attempt >= draft.attempt then return {'fenced', task_id, session_id} end
 end
@@ -48,8 +56,7 @@ end
 local stopping = {}
 if draft and not healing and not known then
   if draft.key then
-    local used = redis.call('HGET', CONVERSATION, 'key:' .. draft.key)
-    used = used and decode(used, 'key:' .. draft.key)
+    local used = keys[draft.key]
     if used and NOW < used.expires then return {'used', used.task, used.session} end
   end
   for id, task in pairs(tasks) do
@@ -79,14 +86,18 @@ for id, other in pairs(sessions) do
 end
 for id, task in pairs(tasks) do
   local owner = sessions[task.session]
-  if task.session ~= session_id and (not owner or NOW >= owner.expires) then
+  if not owner or NOW >= owner.expires then
     redis.call('HDEL', CONVERSATION, 'task:' .. id)
   elseif draft and task.session == session_id and id ~= task_id and not LIVE[task.state] then
     redis.call('HSET', task_key(id), 'record', cjson.encode(task))
-    keep(task_key(id), ttl)
+    keep(task_key(id), math.max(ttl, (session.kept or 0) - NOW))
     redis.call('HDEL', CONVERSATION, 'task:' .. id)
     session.activity = math.max(session.activity, task.activity)
   end
+end
+
+for key, used in pairs(keys) do
+  if NOW >= used.expires then redis.call('HDEL', CONVERSATION, 'key:' .. key) end
 end
 
 for _, id in ipairs(stopping) do
@@ -100,8 +111,9 @@ end
 if not draft then
   local alive = wanted.socket and connect_deadline or ttl
   if wanted.socket then session.socket = true end
-  slide(session_id, session, alive, max_age)
+  local left = slide(session_id, session, alive, max_age)
   save_session(session_id, session)
+  keep(CONVERSATION, left)
   return begun({epoch = 0, tail = 0, created = 0}, session, {})
 end
 
@@ -120,7 +132,7 @@ local left = slide(session_id, session, math.max(ttl, alive), max_age)
 if task.attempt > 1 and not draft.epoch then
   task.tail = 1
   redis.call('XADD', events_key(task_id), cursor(epoch, 1), 't', 'attempt', 'd', cjson.encode({attempt = task.attempt}))
-  keep(events_key(task_id), left)
+  keep(events_key(task_id), session.kept - NOW)
 end
 if draft.key then
   redis.call('HSET', CONVERSATION, 'key:' .. draft.key,

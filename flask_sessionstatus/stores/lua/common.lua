@@ -21,15 +21,16 @@ local function result_key(id) return task_key(id) .. ':result' end
 local function turns_key(id) return session_key(id) .. ':turns' end
 local function tasks_key(id) return session_key(id) .. ':tasks' end
 
-local function decode(text, name)
+-- A record that lacks `field`, or is none at all, is unreadable.
+local function decode(text, name, field)
   local ok, value = pcall(cjson.decode, text)
-  if not ok or type(value) ~= 'table' then error('UNREADABLE ' .. name) end
+  if not ok or type(value) ~= 'table' or not value[field] then error('UNREADABLE ' .. name) end
   return value
 end
 
 local function load_session(id)
   local text = redis.call('HGET', CONVERSATION, 'session:' .. id)
-  local session = text and decode(text, 'session:' .. id)
+  local session = text and decode(text, 'session:' .. id, 'expires')
   return session and NOW < session.expires and session or nil
 end
 
@@ -40,7 +41,7 @@ end
 -- A task's record lies in the conversation's hash; once it ended and a later task began, in its own.
 local function load_task(id)
   local text = redis.call('HGET', CONVERSATION, 'task:' .. id) or redis.call('HGET', task_key(id), 'record')
-  return text and decode(text, 'task:' .. id) or nil
+  return text and decode(text, 'task:' .. id, 'deadline') or nil
 end
 
 local function save_task(id, task)
@@ -69,13 +70,15 @@ local function keep(key, ms)
   if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
 end
 
-local function keep_task(id, ms)
+local function keep_task(id, session)
+  local ms = session.kept - NOW
   keep(task_key(id), ms)
   keep(events_key(id), ms)
   keep(result_key(id), ms)
 end
 
 -- Slides the session's expiry to now + ttl (ms), not beyond max_age (ms, 0 for none), never backwards; returns what is left (ms).
+-- `kept` is until when its tasks are kept at least: further than the expiry, so that they are seldom gone through.
 local function slide(id, session, ttl, max_age)
   local expires = NOW + ttl
   if max_age > 0 then expires = math.min(expires, session.created + max_age) end
@@ -85,25 +88,33 @@ local function slide(id, session, ttl, max_age)
   keep(session_key(id), left)
   keep(turns_key(id), left)
   keep(tasks_key(id), left)
+  if session.expires > (session.kept or 0) then
+    session.kept = session.expires + ttl
+    for _, task in ipairs(redis.call('ZRANGE', tasks_key(id), 0, -1)) do keep_task(task, session) end
+  end
   return left
 end
 
+local function unquote(id)
+  return (string.gsub(id, '%%(%x%x)', function(code) return string.char(tonumber(code, 16)) end))
+end
+
 -- Ends a live task from the store's side: nobody runs it any more, or it never started.
-local function force_end(id, task, state)
+local function force_end(id, task, session, state)
   task.tail = tail_of(id, task.epoch) + 1
   task.state = state
   task.forced = true
   task.finished = NOW
   task.updated = NOW
   task.activity = NOW
-  local data = cjson.encode({state = state, errorType = cjson.null, errorMessage = cjson.null, taskId = id})
+  local data = cjson.encode({state = state, errorType = cjson.null, errorMessage = cjson.null, taskId = unquote(id)})
   redis.call('XADD', events_key(id), cursor(task.epoch, task.tail), 't', 'end', 'd', data)
-  keep_task(id, math.max(1000, redis.call('PTTL', CONVERSATION)))
+  keep_task(id, session)
   save_task(id, task)
   announce(id, task)
 end
 
 -- A cancel that was asked for and a lease that ran out: the task is cancelled, and written so by whoever touches it next.
-local function settle(id, task)
-  if LIVE[task.state] and task.cancel and NOW >= task.deadline then force_end(id, task, 'cancelled') end
+local function settle(id, task, session)
+  if LIVE[task.state] and task.cancel and NOW >= task.deadline then force_end(id, task, session, 'cancelled') end
 end
