@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
@@ -206,11 +206,14 @@ class SessionStatus:
             )
 
     def create_blueprint(
-        self, name: str = "sessionstatus", *, parts: tuple[str, ...] = ("conversations", "sessions", "operations")
+        self,
+        name: str = "sessionstatus",
+        *,
+        parts: Sequence[str] = ("conversations", "sessions", "operations", "client"),
     ) -> Blueprint:
         """A new blueprint with all routes, to be registered once, on a Flask app or a flask-smorest Api.
 
-        `parts` chooses among conversations, sessions and operations (`/health`, `/stats`).
+        `parts` chooses among conversations, sessions, operations (`/health`, `/stats`) and client (`/client.js`).
         """
         return make_blueprint(self, name, parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -11,6 +11,7 @@ from flask_smorest import Blueprint
 
 from ..errors import ConfigurationError, SessionStatusError
 from .body import StrictParser
+from .client import add_client
 from .conversations import add_conversations
 from .errors import respond, respond_to_http
 from .operations import add_operations
@@ -24,6 +25,7 @@ PARTS: Mapping[str, tuple[Callable[[Blueprint], None], ...]] = {
     "conversations": (add_conversations,),
     "sessions": (add_sessions, add_tasks),
     "operations": (add_operations,),
+    "client": (add_client,),
 }
 
 
@@ -33,7 +35,7 @@ class SessionStatusBlueprint(Blueprint):
     ARGUMENTS_PARSER = StrictParser()
 
 
-def make_blueprint(extension: SessionStatus, name: str, parts: tuple[str, ...]) -> Blueprint:
+def make_blueprint(extension: SessionStatus, name: str, parts: Sequence[str]) -> Blueprint:
     """All routes of the parts named. Raises ConfigurationError for an unknown part."""
     blueprint = SessionStatusBlueprint(
         name, __name__, description="Sessions, background tasks and resumable streams", static_folder=None

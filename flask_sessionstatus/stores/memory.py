@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import cast
 
-from cachetools import LRUCache, TLRUCache, TTLCache
+from cachetools import Cache, LRUCache, TLRUCache, TTLCache
 
 from ..errors import AlreadyStarted, NamespaceFull, NotFound, SessionConflict, StoreFull, TaskRunning
 from ..estimate import KEPT_DURATIONS
@@ -40,6 +40,7 @@ from .codec import (
     SessionRecord,
     Snapshot,
     TaskRecord,
+    has_result,
     session_fields,
     session_from,
     snapshot_of,
@@ -58,7 +59,6 @@ class _Task:
     record: TaskRecord
     events: deque[Event]
     result: str | None = None
-    result_expires: int = 0
 
 
 @dataclass
@@ -88,6 +88,10 @@ class _Idle(TLRUCache[str, _Session]):
         super().__init__(maximum, lambda _id, session, _now: session.record["expires"], timer=clock)
         self._on_expired = on_expired
 
+    def peek(self, session_id: str) -> _Session:
+        """The session, which does not count as used."""
+        return Cache.__getitem__(self, session_id)
+
     def expire(self, time: float | None = None) -> list[tuple[str, _Session]]:
         expired = list(super().expire(time))
         for _, session in expired:
@@ -112,7 +116,7 @@ class _Sessions:
     def __iter__(self) -> Iterator[_Session]:
         yield from list(self._live.values())
         for session_id in list(self._idle):
-            yield self._idle[session_id]
+            yield self._idle.peek(session_id)
 
     def get(self, session_id: str) -> _Session | None:
         """The session if it has not expired; it counts as used."""
@@ -316,6 +320,8 @@ class MemoryStore(Store):
             raise NotFound("The session was deleted.", **ids)
         session = self._sessions.get(draft.session_id)
         if session is None:
+            if draft.created_at is not None and now >= draft.created_at + (self.limits.max_age or now):
+                raise NotFound("The session has reached its maximum age.", **ids)
             self._check_namespace(draft, now)
             record: SessionRecord = {"v": VERSION, "created": draft.created_at or now, "expires": 0, "activity": now}
             if draft.namespace_id is not None:
@@ -415,6 +421,8 @@ class MemoryStore(Store):
     def begin(self, session: SessionDraft, task: TaskDraft, if_running: str = "allow", own: bool = True) -> Begun:
         with self._step() as now:
             opened = self._open(session, now, own)
+            if f"task:{task.task_id}" in self._tombstones:
+                raise NotFound("The task was deleted.", taskId=task.task_id)
             known = opened.tasks.get(task.task_id)
             if known is not None:
                 if known.record["token"] == task.token:
@@ -422,6 +430,9 @@ class MemoryStore(Store):
                 if known.record["attempt"] >= task.attempt:
                     raise TaskRunning("A newer attempt of this task has begun.", taskId=task.task_id)
             conversation = self._conversations.get(session.conversation_id, _Conversation())
+            holders = (each for each in conversation.sessions.values() if task.task_id in each.tasks)
+            if any(now < each.record["expires"] and each is not opened for each in holders):
+                raise SessionConflict("The task belongs to another session.", taskId=task.task_id)
             stopping: list[tuple[_Session, str, _Task]] = []
             if known is None and task.epoch is None:
                 self._check_key(conversation, task, now)
@@ -499,12 +510,19 @@ class MemoryStore(Store):
                 del session.tasks[task.task_id]
             raise
         self._last_epoch = max(self._last_epoch, epoch)
+        if draft.created_at is not None and draft.created_at < session.record["created"]:
+            # Two processes healed the same session; it belongs to the namespace that had it first.
+            session.record["created"] = draft.created_at
+            session.record.pop("ns", None)
+            if draft.namespace_id is not None:
+                session.record["ns"] = draft.namespace_id
         session.record.pop("socket", None)
         session.record["activity"] = now
         if task.attempt > 1 and task.epoch is None:
             self._store(entry, [("attempt", to_json({"attempt": task.attempt}))], 0)
         if task.idempotency_key is not None:
-            keys = self._conversations[session.conversation_id].keys
+            conversation = self._conversations[session.conversation_id]
+            keys = conversation.keys = {key: used for key, used in conversation.keys.items() if now < used[2]}
             keys[task.idempotency_key] = (task.task_id, session.session_id, session.record["expires"])
         for other, task_id, running in stopping:
             running.record.setdefault("cancel", now)
@@ -538,13 +556,19 @@ class MemoryStore(Store):
         with self._step() as now:
             return [self._append(each, now) for each in appends]
 
+    def _held(self, ref: TaskRef) -> tuple[_Session | None, _Task | None]:
+        """The session and the task that the store has there."""
+        session = self._sessions.get(ref.session_id)
+        if session is None or session.conversation_id != ref.conversation_id:
+            return None, None
+        return session, session.tasks.get(ref.task_id)
+
     def _find(
         self, ref: TaskRef, attempt: int, epoch: int, now: int
     ) -> tuple[Answer, None, None] | tuple[None, _Session, _Task]:
         if f"task:{ref.task_id}" in self._tombstones:
             return Answer(Verdict.DELETED), None, None
-        session = self._sessions.get(ref.session_id)
-        task = session.tasks.get(ref.task_id) if session is not None else None
+        session, task = self._held(ref)
         if session is None or task is None or task.record["epoch"] < epoch:
             return Answer(Verdict.MISSING), None, None
         if task.record["epoch"] > epoch:
@@ -589,8 +613,9 @@ class MemoryStore(Store):
             record["error_message"] = end.error_message
         if end.result is not None:
             task.result = end.result
-            task.result_expires = now + (self.limits.result_ttl or self.limits.session_ttl)
             record["result"] = True
+            if self.limits.result_ttl is not None:
+                record["result_expires"] = now + self.limits.result_ttl
         self._slide(session, now, self.limits.session_ttl)
         self._sessions.put(session)
 
@@ -610,8 +635,7 @@ class MemoryStore(Store):
 
     def cancel(self, ref: TaskRef) -> Task | None:
         with self._step() as now:
-            session = self._sessions.get(ref.session_id)
-            task = session.tasks.get(ref.task_id) if session is not None else None
+            session, task = self._held(ref)
             if session is None or task is None:
                 return None
             record = task.record
@@ -646,9 +670,8 @@ class MemoryStore(Store):
 
     def events(self, ref: TaskRef, after: Cursor, limit: int) -> Page | None:
         with self._step() as now:
-            session = self._sessions.get(ref.session_id)
-            task = session.tasks.get(ref.task_id) if session is not None else None
-            if session is None or task is None or session.conversation_id != ref.conversation_id:
+            session, task = self._held(ref)
+            if session is None or task is None:
                 return None
             self._settle(session, ref.task_id, task, now)
             first = task.events[0].cursor if task.events else None
@@ -658,7 +681,7 @@ class MemoryStore(Store):
         with self._lock:
             session = self._sessions.get(session_id)
             task = session.tasks.get(task_id) if session is not None else None
-            return task.result if task is not None and self._clock() < task.result_expires else None
+            return task.result if task is not None and has_result(task.record, self._clock()) else None
 
     def record_duration(self, type: str, duration: int) -> None:
         with self._lock:

@@ -307,7 +307,9 @@ class RedisStore(Store):
             return None
         first, stamp, left, namespace = int(reply[0]), int(reply[1]), int(reply[2]), reply[3].decode() or None
         self._keep([(session_id, conversation, namespace, left)])
-        return [decode_turn(text.encode(), unquote(turn_id), first + i, stamp) for i, (turn_id, text) in enumerate(encoded)]
+        return [
+            decode_turn(text.encode(), unquote(turn_id), first + i, stamp) for i, (turn_id, text) in enumerate(encoded)
+        ]
 
     def turns(self, session_id: str, before: int | None, limit: int) -> Sequence[Turn] | None:
         _, reply = self._in_session("turns", session_id, -1 if before is None else before, limit)

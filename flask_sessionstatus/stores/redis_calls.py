@@ -82,7 +82,7 @@ class Calls:
     def _execute(self, *command: Argument) -> Any:
         """A command straight over a connection of the pool; one that breaks is closed by the connection itself.
 
-        `execute_command` wraps each in retries (which are off here) and metrics, at a tenth of the cost of a status read.
+        `execute_command` wraps each in retries (off here) and metrics, at a tenth of the cost of a status read.
         """
         pool = self.client.connection_pool
         connection = pool.get_connection()
