@@ -16,7 +16,7 @@ from flask import Flask, current_app, has_app_context, has_request_context
 
 from .background import BackgroundFunction, Options, Pool
 from .config import Settings
-from .errors import AlreadyStarted, ConfigurationError, InvalidValue, SessionStatusError
+from .errors import AlreadyStarted, ConfigurationError, InvalidValue, SessionStatusError, StoreUnavailable
 from .http import access, errors
 from .http.blueprint import make_blueprint
 from .models import Json, Task, check_event_type, check_id
@@ -122,15 +122,23 @@ class AppState:
             self._pid = os.getpid()
             return self._engine
 
-    def stats(self) -> Mapping[str, int | bool | str]:
-        """What this process counted."""
+    def stats(self) -> Mapping[str, int | bool | str | None]:
+        """What this process counted, and what the store says of itself."""
         counters = self.store.counters
+        active, available = None, self.store.name == "redis"
+        try:
+            active = self.store.active_sessions()
+            self.store.ping()
+        except StoreUnavailable:
+            available = False
         return {
             "sessions_created": counters.sessions_created,
             "sessions_expired": counters.sessions_expired,
             "sessions_evicted": counters.sessions_evicted,
             "cache_hits": counters.cache_hits,
             "cache_misses": counters.cache_misses,
+            "active_sessions": active,
+            "redis_available": available,
             "unreadable_records": counters.unreadable,
             "followers": self.engine.hub.followers,
             "store": self.store.name,
@@ -317,7 +325,7 @@ class SessionStatus:
 
     # Operations
 
-    def stats(self) -> Mapping[str, int | bool | str]:
+    def stats(self) -> Mapping[str, int | bool | str | None]:
         """What this process counted: see `GET /stats`."""
         return self.state.stats()
 

@@ -150,7 +150,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Session:
-    """Somebody's piece of conversational work, as seen at one moment. All times are Unix ms."""
+    """Somebody's piece of conversational work, as seen at one moment, `seen_at`. All times are Unix ms."""
 
     session_id: str
     conversation_id: str
@@ -173,6 +173,7 @@ class Session:
     audio_chunks_received: int = 0
     audio_chunks_processed: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)
+    seen_at: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,23 @@ def document(
     *errors: int,
     summary: str,
     stream: bool = False,
+    also_stream: bool = False,
     not_modified: bool = False,
 ) -> Decorator:
     """Document a route whose view returns a complete response: its success, and the errors it may answer.
+
+    `stream`: it answers with a stream; `also_stream`: with one where the client asks for that.
 
     flask-smorest documents by wrapping. The wrappers would cost more than a status read and have nothing to do here,
     so the view keeps what they wrote down and goes without them.
     """
     decorators = [blueprint.doc(summary=summary)]
-    if stream:
+    if not stream:
+        decorators.append(blueprint.response(status, schema))
+    if stream or also_stream:
         events = {"type": "string", "description": "Server-sent events; the last is `end`"}
         decorators.append(blueprint.response(status, events, content_type=EVENT_STREAM, description="The stream"))
         decorators.append(blueprint.alt_response(204, description="Nothing (more) to stream"))
-    else:
-        decorators.append(blueprint.response(status, schema))
     if not_modified:
         decorators.append(blueprint.alt_response(304, description="Not modified since the ETag in If-None-Match"))
     for error in errors:

@@ -138,12 +138,11 @@ def add_sessions(blueprint: Blueprint) -> None:
     def session_stats(session_id: str) -> Response:
         state = app_state()
         session = session_for_caller(state, session_id)
-        age = max(0, session.expires_at - state.settings.limits.session_ttl - session.created_at) // 1000
         return json_response(
             {
                 "sessionIdTruncated": session_id[:8],
                 "status": session.status.value,
-                "ageSeconds": age,
+                "ageSeconds": (session.seen_at - session.created_at) // 1000,
                 "messageCount": session.message_count,
                 "pendingTasksCount": session.pending_tasks_count,
                 "deviceType": session.device_type,

@@ -23,6 +23,7 @@ from .schemas import (
 )
 from .streams import requested_cursor, shed, stream, wants_stream
 
+FILTERED_TASKS = 1000
 TASKS = "/sessions/<session_id>/tasks"
 TASK = f"{TASKS}/<task_id>"
 
@@ -41,10 +42,11 @@ def add_tasks(blueprint: Blueprint) -> None:
         state = app_state()
         session_for_caller(state, session_id)
         wanted = query.get("state")
-        found = state.store.tasks(session_id, query["limit"])
+        limit = query["limit"]
+        found = state.store.tasks(session_id, limit if wanted is None else FILTERED_TASKS)
         if found is None:
             raise unknown(state, "Session not found", sessionId=session_id)
-        return json_response(_tasks.dump([task for task in found if wanted in (None, task.state.value)]))
+        return json_response(_tasks.dump([task for task in found if wanted in (None, task.state.value)][:limit]))
 
     @blueprint.route(TASK)
     @document(blueprint, 200, SessionStatusTaskSchema, *READ, summary="A task")
@@ -78,6 +80,7 @@ def add_tasks(blueprint: Blueprint) -> None:
         200,
         SessionStatusEventsSchema,
         *READ,
+        also_stream=True,
         summary="A task's events after a cursor: a stream, or a JSON page",
     )
     def list_events(query: dict[str, Any], session_id: str, task_id: str) -> Response:

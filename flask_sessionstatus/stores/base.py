@@ -205,6 +205,9 @@ def page_of(sessions: Sequence[Session], limit: int, after: str | None) -> Sessi
     return SessionPage(page, f"{page[-1].last_activity} {page[-1].session_id}" if more else None)
 
 
+OnWakeup = Callable[[str, bytes | None], None]
+
+
 class Wakeups(ABC):
     """Tells a process that something happened to a task; a hint, never the truth: that is read from the store."""
 
@@ -236,6 +239,10 @@ class Store(ABC):
     @abstractmethod
     def ping(self) -> None:
         """Return if the store answers."""
+
+    @abstractmethod
+    def active_sessions(self) -> int | None:
+        """How many sessions live; None where that could be counted only by going through all of them."""
 
     @abstractmethod
     def snapshot(self, conversation_id: str) -> Snapshot:
@@ -340,11 +347,15 @@ class Store(ABC):
     # Wake-ups
 
     @abstractmethod
-    def wakeups(self, on_wakeup: Callable[[str], None]) -> Wakeups:
-        """Hear of tasks: `on_wakeup(channel)` is called, from any thread, when something may have happened there.
+    def wakeups(self, on_wakeup: OnWakeup) -> Wakeups:
+        """Hear of tasks: `on_wakeup(channel, hint)` is called, from any thread, when something may have happened there.
 
-        `on_wakeup("")` means that hints may have been lost: look at everything.
+        `on_wakeup("", None)` means that hints may have been lost: look at everything.
         """
+
+    def hinted(self, ref: TaskRef, hint: bytes) -> tuple[Page, Cursor] | None:
+        """What a hint brings, as `events` would have found it, and the cursor after which that is; None: nothing."""
+        return None
 
     @abstractmethod
     def channel(self, ref: TaskRef) -> str:

@@ -244,6 +244,7 @@ def session_from(snapshot: Snapshot, session_id: str, fields: Mapping[str, str])
             latest_task=task,
             last_accessed=int(fields["accessed"]) if "accessed" in fields else None,
             access_count=int(fields.get("accesses", 0)),
+            seen_at=snapshot.now,
         )
     except (KeyError, ValueError) as error:
         raise RecordUnreadable("The stored record of the session cannot be read.", sessionId=session_id) from error

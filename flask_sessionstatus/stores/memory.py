@@ -25,6 +25,7 @@ from .base import (
     Counters,
     End,
     Limits,
+    OnWakeup,
     Page,
     SessionDraft,
     SessionPage,
@@ -123,7 +124,11 @@ class _Sessions:
         session = self._live.get(session_id)
         if session is None:
             return self._idle.get(session_id)
-        return session if self._clock() < session.record["expires"] else None
+        if self._clock() < session.record["expires"]:
+            return session
+        del self._live[session_id]
+        self._on_drop(session, False)
+        return None
 
     def put(self, session: _Session) -> None:
         """Take the session in, or take note that its expiry or its tasks changed. Raises StoreFull."""
@@ -169,7 +174,7 @@ class _Sessions:
 class MemoryWakeups(Wakeups):
     """Wake-ups within the process: the store calls, nothing gets lost."""
 
-    def __init__(self, on_wakeup: Callable[[str], None], on_close: Callable[[MemoryWakeups], None]) -> None:
+    def __init__(self, on_wakeup: OnWakeup, on_close: Callable[[MemoryWakeups], None]) -> None:
         self.on_wakeup = on_wakeup
         self.channels: set[str] = set()
         self._on_close = on_close
@@ -209,6 +214,10 @@ class MemoryStore(Store):
     def ping(self) -> None:
         pass
 
+    def active_sessions(self) -> int | None:
+        with self._lock:
+            return len(self._sessions)
+
     @property
     def recovering(self) -> bool:
         return False
@@ -226,11 +235,11 @@ class MemoryStore(Store):
         for channel in announced:
             for wakeups in list(self._wakeups):
                 if channel in wakeups.channels:
-                    wakeups.on_wakeup(channel)
+                    wakeups.on_wakeup(channel, None)
 
     # Wake-ups
 
-    def wakeups(self, on_wakeup: Callable[[str], None]) -> Wakeups:
+    def wakeups(self, on_wakeup: OnWakeup) -> Wakeups:
         wakeups = MemoryWakeups(on_wakeup, self._wakeups.remove)
         self._wakeups.append(wakeups)
         return wakeups
@@ -306,7 +315,8 @@ class MemoryStore(Store):
     def create_session(self, draft: SessionDraft, own: bool = True) -> None:
         with self._step() as now:
             session = self._open(draft, now, own)
-            if session.session_id not in self._conversations.get(session.conversation_id, _Conversation()).sessions:
+            conversation = self._conversations.get(session.conversation_id, _Conversation())
+            if conversation.sessions.get(session.session_id) is not session:
                 ttl = self.limits.connect_deadline if draft.for_socket else self.limits.session_ttl
                 if draft.for_socket:
                     session.record["socket"] = True
@@ -350,7 +360,7 @@ class MemoryStore(Store):
         """Put a session in its places, or take note that it changed."""
         self._sessions.put(session)
         conversation = self._conversations.setdefault(session.conversation_id, _Conversation())
-        if session.session_id not in conversation.sessions:
+        if conversation.sessions.get(session.session_id) is not session:
             conversation.sessions[session.session_id] = session
             if draft.created_at is None:
                 self.counters.sessions_created += 1

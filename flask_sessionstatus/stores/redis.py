@@ -23,7 +23,7 @@ from ..errors import (
     TaskRunning,
 )
 from ..estimate import KEPT_DURATIONS
-from ..models import Cursor, Event, Session, Task, Turn
+from ..models import ORIGIN, Cursor, Event, Session, Task, Turn
 from .base import (
     Answer,
     Append,
@@ -33,6 +33,7 @@ from .base import (
     Counters,
     End,
     Limits,
+    OnWakeup,
     Page,
     SessionDraft,
     SessionPage,
@@ -95,6 +96,13 @@ class RedisStore(Store):
 
     def ping(self) -> None:
         self._calls.command("PING")
+
+    def active_sessions(self) -> int | None:
+        if not self._index_everyone:
+            return None
+        seconds, micros = self._calls.command("TIME")
+        now = int(seconds) * 1000 + int(micros) // 1000
+        return int(self._calls.command("ZCOUNT", self._namespace_key(None), f"({now}", "+inf"))
 
     @property
     def recovering(self) -> bool:
@@ -474,7 +482,20 @@ class RedisStore(Store):
         key = self._duration_key(type)
         self._calls.commands(("LPUSH", key, duration), ("LTRIM", key, 0, KEPT_DURATIONS - 1))
 
-    def wakeups(self, on_wakeup: Callable[[str], None]) -> Wakeups:
+    def hinted(self, ref: TaskRef, hint: bytes) -> tuple[Page, Cursor] | None:
+        now, *said = hint.split(b"\n")
+        if len(said) < 2:
+            return None
+        task = self._task(_decode_task(said[0], ref.task_id), ref.task_id, ref.conversation_id, b"", int(now))
+        base = int(said[1])
+        brought = zip(said[2::2], said[3::2])
+        events = [
+            Event(Cursor(task.epoch, number), type.decode(), data.decode())
+            for number, (type, data) in enumerate(brought, start=base + 1)
+        ]
+        return Page(int(now), task, None, events), Cursor(task.epoch, base) if base else ORIGIN
+
+    def wakeups(self, on_wakeup: OnWakeup) -> Wakeups:
         return RedisWakeups(self._calls.client, f"{self._prefix}wakeups", on_wakeup)
 
 

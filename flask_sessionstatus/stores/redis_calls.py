@@ -37,7 +37,10 @@ def connect(url: str, options: Mapping[str, Any]) -> redis.Redis:
     """A client with a bounded pool, short timeouts and no retries of its own; nothing is connected yet."""
     settings: dict[str, Any] = {**CLIENT_DEFAULTS, **options, "decode_responses": False, "retry": Retry(NoBackoff(), 0)}
     settings.setdefault("timeout", settings["socket_timeout"])
-    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **settings))
+    pool = redis.BlockingConnectionPool.from_url(url, **settings)
+    # Made and thrown away: an option that no connection knows shows here, not at the first request.
+    pool.connection_class(**pool.connection_kwargs)
+    return redis.Redis.from_pool(pool)
 
 
 class Script:
@@ -94,6 +97,11 @@ class Calls:
 
     def scripts(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """The replies of one script for several keys in one round trip; errors stand in their places."""
+        if len(calls) == 1:
+            try:
+                return [self.script(name, calls[0][0], *calls[0][1])]
+            except (RecordUnreadable, redis.RedisError) as error:
+                return [error]
         known = self._scripts[name]
         replies = self._pipeline([("EVALSHA", known.sha, 1, key, *args) for key, args in calls])
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]

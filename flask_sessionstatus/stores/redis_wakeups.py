@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
 
 import redis
 
-from .base import Wakeups
+from .base import OnWakeup, Wakeups
 
 log = logging.getLogger("flask_sessionstatus")
 
@@ -20,7 +19,7 @@ MAX_BACKOFF = 1.0
 class RedisWakeups(Wakeups):
     """Subscribes to what is watched; after every break it subscribes again and says that hints may have been lost."""
 
-    def __init__(self, client: redis.Redis, own_channel: str, on_wakeup: Callable[[str], None]) -> None:
+    def __init__(self, client: redis.Redis, own_channel: str, on_wakeup: OnWakeup) -> None:
         # Kept: a collected client would make its PubSub reconnect in silence.
         self._client = client
         self._own_channel = own_channel
@@ -79,11 +78,11 @@ class RedisWakeups(Wakeups):
             with self._lock:
                 pubsub.subscribe(self._own_channel, *self._channels)
                 self._pubsub, self._healthy = pubsub, True
-            self._on_wakeup("")
+            self._on_wakeup("", None)
             while self._healthy and not self._closed.is_set():
                 message = pubsub.get_message(timeout=POLL)
                 if message is not None and message["type"] == "message":
-                    self._on_wakeup(message["channel"].decode())
+                    self._on_wakeup(message["channel"].decode(), message["data"])
         finally:
             with self._lock:
                 self._pubsub, self._healthy = None, False

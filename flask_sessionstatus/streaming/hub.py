@@ -7,8 +7,11 @@ lost one costs a tick, never an event, and it does not matter whether one subscr
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..models import ORIGIN, Cursor, Event
 from ..stores.base import Page, Store, TaskRef, Wakeups
@@ -17,6 +20,8 @@ PAGE = 500
 KEPT = 1000
 TICK = 5.0
 BROKEN_TICK = 0.5
+FRESH = 0.45
+HINTS = 64
 
 
 class Channel:
@@ -25,7 +30,7 @@ class Channel:
     `version` rises with each wake-up; a look at `version` or later need not be repeated.
     """
 
-    def __init__(self, ref: TaskRef, name: str, lock: threading.Lock) -> None:
+    def __init__(self, ref: TaskRef, name: str, lock: threading.Lock, monotonic: Callable[[], float]) -> None:
         self.ref = ref
         self.name = name
         self.followers = 0
@@ -34,17 +39,58 @@ class Channel:
         self.reading = threading.Lock()
         self._looked: Page | None = None
         self._looked_version = -1
+        self._looked_at = 0.0
+        self._monotonic = monotonic
+        self._hints: deque[tuple[int, bytes]] = deque()
         self._since = ORIGIN
         self._events: list[Event] = []
         self._cursors: list[Cursor] = []
         self._frames: dict[Cursor, bytes] = {}
 
+    def wake(self, hint: bytes | None) -> None:
+        """Something may have happened; the hub's lock is held."""
+        self.version += 1
+        if hint is None or len(self._hints) == HINTS:
+            self._hints.clear()
+        if hint is not None:
+            self._hints.append((self.version, hint))
+        self.woken.notify_all()
+
+    def _take_hints(self, store: Store) -> None:
+        """Take up what wake-ups brought, as long as it goes on from the last look: that saves reading the log."""
+        while self._hints and self._looked is not None:
+            version, hint = self._hints.popleft()
+            if version != self._looked_version + 1:
+                continue
+            hinted = store.hinted(self.ref, hint)
+            if hinted is None:
+                continue
+            page, after = hinted
+            if after == self._last:
+                self._events.extend(page.events)
+                self._cursors.extend(event.cursor for event in page.events)
+            elif self._last < (page.events[-1].cursor if page.events else after):
+                continue
+            self._took(replace(page, first=self._looked.first), version)
+
+    def _took(self, page: Page, version: int) -> None:
+        self._looked, self._looked_version, self._looked_at = page, version, self._monotonic()
+
+    def _is_fresh(self, version: int) -> bool:
+        """Whether the last look need not be repeated: nothing happened since, it is not old, and no lease ran out."""
+        looked = self._looked
+        if looked is None or self._looked_version < version:
+            return False
+        age = self._monotonic() - self._looked_at
+        deadline = looked.task.deadline
+        return age < FRESH and (deadline is None or looked.now + age * 1000 < deadline)
+
     def look(self, store: Store, after: Cursor, version: int) -> Page | None:
         """The events after a cursor, at most PAGE, with the task as of `version` or later."""
         with self.reading:
-            looked = self._looked
-            if looked is None or self._looked_version < version or not self._covers(after):
-                covered = self._covers(after)
+            self._take_hints(store)
+            covered = self._covers(after)
+            if not covered or not self._is_fresh(version):
                 start = self._last if covered else after
                 page = store.events(self.ref, start, PAGE)
                 if page is None or not (covered or after > self._last):
@@ -54,8 +100,9 @@ class Channel:
                     self._frames.clear()
                 self._events.extend(page.events)
                 self._cursors.extend(event.cursor for event in page.events)
-                looked = self._looked = page
-                self._looked_version = version if len(page.events) < PAGE else -1
+                self._took(page, version if len(page.events) < PAGE else -1)
+            looked = self._looked
+            assert looked is not None
             first = bisect_right(self._cursors, after)
             events = self._events[first : first + PAGE]
             self._trim()
@@ -88,7 +135,8 @@ class Channel:
 class Hub:
     """The followed tasks of one app in one process, and who else waits for wake-ups."""
 
-    def __init__(self, store: Store, max_followers: int) -> None:
+    def __init__(self, store: Store, max_followers: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self.store = store
         self.max_followers = max_followers
         self.followers = 0
@@ -118,7 +166,7 @@ class Hub:
             channel = self._channels.get(name)
             new = channel is None
             if channel is None:
-                channel = self._channels[name] = Channel(ref, name, self._lock)
+                channel = self._channels[name] = Channel(ref, name, self._lock, self._monotonic)
             channel.followers += 1
         if new:
             self._listen().watch(name)
@@ -170,7 +218,7 @@ class Hub:
                 self._wakeups = self.store.wakeups(self._on_wakeup)
             return self._wakeups
 
-    def _on_wakeup(self, name: str) -> None:
+    def _on_wakeup(self, name: str, hint: bytes | None) -> None:
         with self._lock:
             channels = list(self._channels.values())
             callbacks = list(self._callbacks.values())
@@ -178,7 +226,6 @@ class Hub:
                 channels = [self._channels[name]] if name in self._channels else []
                 callbacks = [self._callbacks[name]] if name in self._callbacks else []
             for channel in channels:
-                channel.version += 1
-                channel.woken.notify_all()
+                channel.wake(hint)
         for callback in callbacks:
             callback()

@@ -29,8 +29,11 @@ if base > tail and base ~= floor then return {'need', tail, task.cancel or 0} en
 
 local last = math.max(tail, base + count)
 local skip = math.max(0, tail - base)
+local brought = {}
 for i = skip + 1, count do
   local at = 13 + 2 * i
+  brought[#brought + 1] = ARGV[at]
+  brought[#brought + 1] = ARGV[at + 1]
   redis.call('XADD', events_key(id), cursor(epoch, base + i), 't', ARGV[at], 'd', ARGV[at + 1])
 end
 if last > tail then
@@ -80,6 +83,5 @@ if LIVE[task.state] then
     save_session(task.session, session)
   end
 end
-save_task(id, task)
-announce(id, task)
+announce(id, task, base + skip, brought)
 return {'stored', last, task.cancel or 0, left, namespace}

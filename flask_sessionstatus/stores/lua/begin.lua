@@ -103,9 +103,8 @@ end
 for _, id in ipairs(stopping) do
   local task = tasks[id]
   task.cancel = task.cancel or NOW
-  save_task(id, task)
+  announce(id, task, task.tail, {})
   redis.call('PUBLISH', task_key(id) .. ':cancel', digits(task.epoch))
-  announce(id, task)
 end
 
 if not draft then
@@ -141,7 +140,6 @@ end
 redis.call('ZADD', tasks_key(session_id), epoch, task_id)
 keep(tasks_key(session_id), left)
 save_session(session_id, session)
-save_task(task_id, task)
+announce(task_id, task, task.tail, {})
 keep(CONVERSATION, left)
-announce(task_id, task)
 return begun(task, session, stopping)

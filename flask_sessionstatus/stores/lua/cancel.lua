@@ -16,7 +16,7 @@ if LIVE[task.state] then
   if task.state == 'pending' or NOW >= task.deadline then
     force_end(id, task, session, 'cancelled')
   else
-    announce(id, task)
+    announce(id, task, task.tail, {})
   end
   redis.call('PUBLISH', task_key(id) .. ':cancel', cursor(task.epoch, 0))
 end

@@ -12,6 +12,7 @@ local NOW = (function()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end)()
 
+local MAX_BROUGHT = 16384
 local LIVE = {pending = true, running = true}
 
 local function session_key(id) return CONVERSATION .. ':session:' .. id end
@@ -45,7 +46,9 @@ local function load_task(id)
 end
 
 local function save_task(id, task)
-  redis.call('HSET', CONVERSATION, 'task:' .. id, cjson.encode(task))
+  local text = cjson.encode(task)
+  redis.call('HSET', CONVERSATION, 'task:' .. id, text)
+  return text
 end
 
 local function is_deleted(key) return redis.call('HEXISTS', key, 'deleted') == 1 end
@@ -64,7 +67,16 @@ local function digits(number) return string.format('%.0f', number) end
 
 local function cursor(epoch, number) return digits(epoch) .. '-' .. digits(number) end
 
-local function announce(id, task) redis.call('PUBLISH', task_key(id), cursor(task.epoch, task.tail)) end
+-- Saves a task and wakes its followers: the message is the time, the record, the number before the events that it
+-- brings, and these as `type, data, ...`, a line each (JSON has no raw line break). A large one says only the time:
+-- then the log is read.
+local function announce(id, task, base, events)
+  local text = save_task(id, task)
+  local brought = table.concat(events, '\n')
+  local message = digits(NOW)
+  if #brought <= MAX_BROUGHT then message = table.concat({message, text, digits(base), brought}, '\n') end
+  redis.call('PUBLISH', task_key(id), message)
+end
 
 local function keep(key, ms)
   if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
@@ -110,8 +122,7 @@ local function force_end(id, task, session, state)
   local data = cjson.encode({state = state, errorType = cjson.null, errorMessage = cjson.null, taskId = unquote(id)})
   redis.call('XADD', events_key(id), cursor(task.epoch, task.tail), 't', 'end', 'd', data)
   keep_task(id, session)
-  save_task(id, task)
-  announce(id, task)
+  announce(id, task, task.tail - 1, {'end', data})
 end
 
 -- A cancel that was asked for and a lease that ran out: the task is cancelled, and written so by whoever touches it next.
