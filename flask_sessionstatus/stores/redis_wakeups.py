@@ -1,10 +1,15 @@
-"""Wake-ups over Redis: one pub/sub connection a process, read by one thread."""
+"""Wake-ups over Redis: one connection a process in subscriber mode, read by one thread.
+
+A connection of redis-py is used as it is, not its `PubSub`: that looks twice before each read, which takes longer than
+the message was under way.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
+from typing import Any
 
 import redis
 
@@ -12,7 +17,7 @@ from .base import OnWakeup, Wakeups
 
 log = logging.getLogger("flask_sessionstatus")
 
-POLL = 1.0
+SILENCE = 1.0
 MAX_BACKOFF = 1.0
 
 
@@ -20,37 +25,38 @@ class RedisWakeups(Wakeups):
     """Subscribes to what is watched; after every break it subscribes again and says that hints may have been lost."""
 
     def __init__(self, client: redis.Redis, own_channel: str, on_wakeup: OnWakeup) -> None:
-        # Kept: a collected client would make its PubSub reconnect in silence.
         self._client = client
         self._own_channel = own_channel
         self._on_wakeup = on_wakeup
         self._channels: set[str] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._healthy = False
-        self._pubsub: redis.client.PubSub | None = None
+        self._connection: Any = None
         self._thread = threading.Thread(target=self._run, name="sessionstatus-wakeups", daemon=True)
         self._thread.start()
 
     @property
     def healthy(self) -> bool:
-        return self._healthy
+        return self._connection is not None
 
     def watch(self, channel: str) -> None:
-        self._change(channel, add=True)
+        with self._lock:
+            self._channels.add(channel)
+            self._send("SUBSCRIBE", channel)
 
     def forget(self, channel: str) -> None:
-        self._change(channel, add=False)
-
-    def _change(self, channel: str, add: bool) -> None:
         with self._lock:
-            (self._channels.add if add else self._channels.discard)(channel)
-            if self._pubsub is None or not self._healthy:
-                return
-            try:
-                (self._pubsub.subscribe if add else self._pubsub.unsubscribe)(channel)
-            except (redis.RedisError, OSError):
-                self._healthy = False
+            self._channels.discard(channel)
+            self._send("UNSUBSCRIBE", channel)
+
+    def _send(self, *command: str) -> None:
+        """Send to a connection that stands; a broken one is noticed by the thread that reads it."""
+        if self._connection is None:
+            return
+        try:
+            self._connection.send_command(*command)
+        except (redis.RedisError, OSError):
+            self._connection = None
 
     def close(self) -> None:
         self._closed.set()
@@ -60,30 +66,41 @@ class RedisWakeups(Wakeups):
         while not self._closed.is_set():
             try:
                 self._listen()
-                failures = 0
-            except (redis.RedisError, OSError, ValueError, TypeError, AttributeError) as error:
-                # Closing the connection under a read shows as one of the last three.
+            except (redis.RedisError, OSError) as error:
                 if self._closed.is_set():
                     return
                 if not failures:
                     log.warning("Wake-ups are broken, the log is read at each tick: %s", type(error).__name__)
                 failures += 1
-            with self._lock:
-                self._healthy = False
+            else:
+                failures = 0
             self._closed.wait(random.uniform(0.05, min(MAX_BACKOFF, 0.1 * 2 ** min(failures, 8))))
 
     def _listen(self) -> None:
-        pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+        """Read until the connection breaks; in silence it is asked whether it is still there."""
+        pool = self._client.connection_pool
+        connection = pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": SILENCE})
+        connection.connect()
         try:
             with self._lock:
-                pubsub.subscribe(self._own_channel, *self._channels)
-                self._pubsub, self._healthy = pubsub, True
+                connection.send_command("SUBSCRIBE", self._own_channel, *self._channels)
+                self._connection = connection
             self._on_wakeup("", None)
-            while self._healthy and not self._closed.is_set():
-                message = pubsub.get_message(timeout=POLL)
-                if message is not None and message["type"] == "message":
-                    self._on_wakeup(message["channel"].decode(), message["data"])
+            asked = False
+            while self._connection is connection and not self._closed.is_set():
+                try:
+                    reply = connection.read_response(disconnect_on_error=False, push_request=True)
+                except redis.TimeoutError:
+                    if asked:
+                        raise
+                    asked = True
+                    with self._lock:
+                        self._send("PING")
+                    continue
+                asked = False
+                if isinstance(reply, list) and reply[0] == b"message":
+                    self._on_wakeup(reply[1].decode(), reply[2])
         finally:
             with self._lock:
-                self._pubsub, self._healthy = None, False
-            pubsub.close()
+                self._connection = None
+            connection.disconnect()

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from harness import LEASE_MS, Clock, a_session, a_task
+
+from flask_sessionstatus import Cancelled, InvalidValue, OutboxFull, StoreUnavailable
+from flask_sessionstatus.leases import Beats
+from flask_sessionstatus.models import ORIGIN
+from flask_sessionstatus.stores.base import Answer, Append, Change, End, Limits, TaskRef, Verdict
+from flask_sessionstatus.stores.memory import MemoryStore
+from flask_sessionstatus.streaming.outbox import BATCH_BYTES, BATCH_EVENTS, Bounds, Entry, Outbox
+
+REF = TaskRef("c1", "s1", "t1")
+WAIT = 10.0
+
+
+class Flaky:
+    """A store that can be taken away, and that can forget."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.store = MemoryStore(Limits(), clock=clock)
+        self.away = False
+        self.batches: list[Append] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def append(self, appends: Sequence[Append]) -> Sequence[Answer | Exception]:
+        self._reach()
+        self.batches += appends
+        return self.store.append(appends)
+
+    def beat(self, beats: Any) -> Any:
+        self._reach()
+        return self.store.beat(beats)
+
+    def begin(self, *args: Any, **options: Any) -> Any:
+        self._reach()
+        return self.store.begin(*args, **options)
+
+    def _reach(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
+    def forget_all(self) -> None:
+        self.store = MemoryStore(Limits(), clock=self.clock)
+
+    def forget_tail(self, count: int) -> None:
+        task = self.store._sessions.get("s1").tasks["t1"]  # type: ignore[union-attr]
+        for _ in range(count):
+            task.events.pop()
+        task.record["tail"] -= count
+        task.record["state"] = "running"
+
+    def texts(self) -> list[str]:
+        page = self.store.events(REF, ORIGIN, 100_000)
+        assert page is not None
+        assert [event.cursor.number for event in page.events] == list(range(1, len(page.events) + 1))
+        return [event.json if event.type == "token" else event.type for event in page.events]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> Flaky:
+    return Flaky(clock)
+
+
+class Box:
+    """An outbox with one task in it."""
+
+    def __init__(self, store: Flaky, clock: Clock, bounds: Bounds | None = None) -> None:
+        self.outbox = Outbox(store, bounds or Bounds(), monotonic=clock.monotonic)  # type: ignore[arg-type]
+        self.beats = Beats(store, self.outbox, 5.0)  # type: ignore[arg-type]
+        session, task = a_session(), a_task()
+        begun = store.begin(session, task)
+        session = replace(session, created_at=begun.session_created_at)
+        task = replace(task, created_at=begun.task_created_at)
+        self.entry: Entry = self.outbox.open(session, task, begun.epoch, begun.tail)
+
+    def emit(self, *texts: object) -> None:
+        for text in texts:
+            self.outbox.emit(self.entry, "token", str(text))
+
+    def end(self, state: str = "completed") -> None:
+        self.outbox.end(self.entry, End(state), f'{{"state":"{state}"}}')
+
+    def settle(self) -> None:
+        assert until(lambda: self.outbox.flush(self.entry, 0.0))
+
+
+def until(condition: Any, seconds: float = WAIT) -> bool:
+    """Wait for other threads until the condition holds."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return True
+        pause.wait(0.005)
+    return False
+
+
+@pytest.fixture
+def box(store: Flaky, clock: Clock) -> Iterator[Box]:
+    box = Box(store, clock)
+    yield box
+    store.away = False
+    box.outbox.close(0)
+
+
+def test_everything_is_stored_in_order_and_the_end_last(store: Flaky, box: Box) -> None:
+    box.emit(*range(3000))
+    box.end()
+    box.settle()
+    assert store.texts() == [*map(str, range(3000)), "end"]
+    assert store.task("s1", "t1").state.value == "completed"
+
+
+def test_batches_are_bounded_by_number(store: Flaky, box: Box) -> None:
+    store.away = True
+    box.emit(*range(1200))
+    store.away = False
+    box.settle()
+    assert max(len(batch.events) for batch in store.batches) <= BATCH_EVENTS
+    assert len(store.batches) < 20
+
+
+def test_batches_are_bounded_by_size(store: Flaky, box: Box) -> None:
+    store.away = True
+    text = '"' + "x" * 60_000 + '"'
+    box.emit(*[text] * 20)
+    store.away = False
+    box.settle()
+    assert all(sum(len(event[1]) for event in batch.events) <= BATCH_BYTES for batch in store.batches)
+    assert len(store.texts()) == 20
+
+
+def test_a_store_that_was_away_gets_everything_once(store: Flaky, box: Box) -> None:
+    box.emit("a")
+    box.settle()
+    store.away = True
+    box.emit("b", "c")
+    assert not box.outbox.flush(box.entry, 0.0)
+    assert not box.outbox.wait_while_reachable(box.entry, 0.0)
+    store.away = False
+    box.settle()
+    assert store.texts() == ["a", "b", "c"]
+
+
+def test_a_store_that_forgot_everything_gets_everything_again(store: Flaky, box: Box) -> None:
+    box.emit("a", "b")
+    box.outbox.change(box.entry, Change(current=1, total=4))
+    box.settle()
+    epoch = box.entry.epoch
+    store.forget_all()
+    box.emit("c")
+    box.settle()
+    assert store.texts() == ["a", "b", "c"]
+    task = store.task("s1", "t1")
+    assert (task.epoch, task.namespace_id, task.progress.total) == (epoch, "u1", 4)
+
+
+def test_a_store_that_lost_the_tail_says_what_it_needs_and_gets_it(store: Flaky, box: Box) -> None:
+    box.emit(*"abcde")
+    box.settle()
+    store.forget_tail(3)
+    box.emit("f")
+    box.settle()
+    assert store.texts() == list("abcdef")
+
+
+def test_a_beat_finds_a_lost_tail_after_the_end(store: Flaky, box: Box) -> None:
+    box.emit(*"abc")
+    box.end()
+    box.settle()
+    store.forget_tail(2)
+    box.beats.beat()
+    box.settle()
+    assert store.texts() == ["a", "b", "c", "end"]
+    assert store.task("s1", "t1").state.value == "completed"
+
+
+def test_a_beat_finds_an_empty_store_after_the_end(store: Flaky, box: Box) -> None:
+    box.emit("a")
+    box.end()
+    box.settle()
+    store.forget_all()
+    box.beats.beat()
+    box.settle()
+    assert store.texts() == ["a", "end"]
+
+
+def test_a_task_is_held_for_one_lease_after_its_end_and_not_longer(store: Flaky, box: Box, clock: Clock) -> None:
+    box.emit("a")
+    box.beats.beat()
+    box.end()
+    box.settle()
+    clock.move(LEASE_MS)
+    box.beats.beat()
+    assert len(box.outbox.beats()) == 1
+    clock.move(1000)
+    box.beats.beat()
+    assert box.outbox.beats() == []
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DELETED, Verdict.FENCED, Verdict.CLOSED])
+def test_a_verdict_against_the_run_stops_it(store: Flaky, box: Box, clock: Clock, verdict: Verdict) -> None:
+    heard = threading.Event()
+    box.entry.on_cancel = heard.set
+    if verdict is Verdict.DELETED:
+        store.delete_session("s1")
+    elif verdict is Verdict.FENCED:
+        store.begin(a_session(), a_task(attempt=2))
+    else:
+        store.cancel(REF)
+        clock.move(LEASE_MS)
+        store.cancel(REF)
+    box.emit("late")
+    assert heard.wait(WAIT)
+    assert box.entry.stopped is verdict
+    with pytest.raises(Cancelled):
+        box.emit("later")
+    assert box.outbox.flush(box.entry, 0.0)
+    assert until(lambda: box.outbox.release() is not None and box.outbox.beats() == [])
+
+
+def test_a_cancel_request_is_heard_once_and_the_run_goes_on(store: Flaky, box: Box) -> None:
+    heard: list[int] = []
+    box.entry.on_cancel = lambda: heard.append(1)
+    store.cancel(REF)
+    box.beats.beat()
+    box.beats.beat()
+    box.emit("a")
+    box.settle()
+    assert heard == [1]
+    assert store.texts() == ["a"]
+
+
+def test_a_full_outbox_blocks_and_then_raises_and_drops_nothing(store: Flaky, clock: Clock) -> None:
+    box = Box(store, clock, Bounds(events=5, wait=0.0))
+    store.away = True
+    box.emit(*range(5))
+    with pytest.raises(OutboxFull):
+        box.emit("too many")
+    store.away = False
+    box.settle()
+    assert store.texts() == ["0", "1", "2", "3", "4"]
+    box.emit("6")
+    box.settle()
+    assert store.texts() == ["0", "1", "2", "3", "4", "6"]
+    box.outbox.close(1)
+
+
+def test_a_full_outbox_waits_for_room(store: Flaky, clock: Clock) -> None:
+    box = Box(store, clock, Bounds(events=5, wait=60.0))
+    box.emit(*range(200))
+    box.settle()
+    assert store.texts() == [str(n) for n in range(200)]
+    assert len(box.entry.events) <= 5
+    box.outbox.close(1)
+
+
+def test_what_the_outbox_dropped_shows_as_a_hole_only_after_a_loss(store: Flaky, clock: Clock) -> None:
+    box = Box(store, clock, Bounds(events=5, wait=60.0))
+    for n in range(20):
+        box.emit(n)
+        box.settle()
+    store.forget_all()
+    box.emit(20)
+    box.settle()
+    page = store.events(REF, ORIGIN, 100)
+    assert page.events[0].cursor.number > 1
+    assert [event.json for event in page.events] == [str(n) for n in range(page.events[0].cursor.number - 1, 21)]
+    box.outbox.close(1)
+
+
+def test_after_its_end_a_task_takes_no_more(store: Flaky, box: Box) -> None:
+    box.end()
+    with pytest.raises(InvalidValue):
+        box.emit("late")
+    box.end("error")
+    box.outbox.change(box.entry, Change(current=9))
+    box.settle()
+    assert store.task("s1", "t1").state.value == "completed"
+    assert store.task("s1", "t1").progress.current is None
+
+
+def test_after_a_silence_longer_than_a_tombstone_nothing_is_made_again(store: Flaky, box: Box, clock: Clock) -> None:
+    box.emit("a")
+    box.settle()
+    clock.move(Limits().session_ttl + 1000)
+    box.emit("b")
+    assert until(lambda: box.entry.stopped is not None)
+    assert store.session("s1") is None
+
+
+def test_a_session_past_its_maximum_age_stops_its_run(clock: Clock) -> None:
+    store = Flaky(clock)
+    store.store = MemoryStore(Limits(max_age=60_000, session_ttl=60_000), clock=clock)
+    box = Box(store, clock)
+    clock.move(59_000)
+    box.emit("a")
+    box.settle()
+    clock.move(1000)
+    box.emit("b")
+    assert until(lambda: box.entry.stopped is not None)
+    assert store.session("s1") is None
+    assert len(store.batches) < 10
+    box.outbox.close(1)
+
+
+def test_closing_stores_what_is_left(store: Flaky, box: Box) -> None:
+    box.emit(*range(1000))
+    box.outbox.change(box.entry, Change(current=5))
+    assert box.outbox.close(WAIT)
+    assert len(store.texts()) == 1000
+    assert store.task("s1", "t1").progress.current == 5
