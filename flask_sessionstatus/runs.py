@@ -268,8 +268,8 @@ class Run:
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the work is, in its own unit. With a total the estimated completion follows from the rate."""
         entry = self._live()
-        for value in (current, total):
-            if value is not None and not (isinstance(value, (int, float)) and abs(value) < 1e14):
+        for value in (current, *(() if total is None else (total,))):
+            if not (isinstance(value, (int, float)) and abs(value) < 1e14):
                 raise InvalidValue(f"Progress is told in numbers below 1e14, not {value!r}.", taskId=self.task_id)
         remaining = None
         if self._meter is not None:

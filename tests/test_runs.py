@@ -193,7 +193,7 @@ def test_a_result_that_is_too_large_is_refused(engine: Engine) -> None:
         run.result("x" * 99)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e15, "1"])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 1e15, "1"])
 def test_progress_is_told_in_numbers(engine: Engine, value: Any) -> None:
     with a_run(engine) as run, pytest.raises(InvalidValue):
         run.progress(value)
