@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+from processes.gunicorns import Gunicorn
+
+LEASE, HEARTBEAT = 2.0, 0.5
+
+
+@pytest.fixture
+def storage(redis_url: Callable[[str], str]) -> str:
+    """The URI of an empty Redis."""
+    url = redis_url("newest")
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    return url
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Gunicorn]]:
+    """Starts the host application under gunicorn: options of gunicorn, then settings of the package."""
+    started: list[Gunicorn] = []
+
+    def start(*options: str, **settings: object) -> Gunicorn:
+        chosen = {"LEASE": LEASE, "HEARTBEAT": HEARTBEAT, **settings}
+        server = Gunicorn(tmp_path / f"gunicorn-{len(started)}.log", chosen, *options)
+        started.append(server)
+        return server.wait_until_ready()
+
+    yield start
+    for server in started:
+        server.remove()
+
+
+@pytest.fixture
+def conversation_id() -> str:
+    return f"conversation {uuid4()}"
