@@ -1,0 +1,18 @@
+/** Times as people say them. */
+
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
+const words = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+/** Fills every `<time data-ms>` of the page. */
+export function showTimes() {
+  for (const node of document.querySelectorAll("time[data-ms]")) {
+    const ms = Number(node.dataset.ms);
+    node.dateTime = new Date(ms).toISOString();
+    node.textContent = ago((Date.now() - ms) / 1000);
+  }
+}
+
+function ago(seconds) {
+  const [unit, length] = UNITS.find(([, length]) => seconds >= length) ?? [];
+  return unit ? words.format(-Math.floor(seconds / length), unit) : "just now";
+}

@@ -1,0 +1,406 @@
+"""The page in a real browser, against a real server. Nothing here sleeps: every step waits for what it needs to see."""
+
+import os
+import re
+import shutil
+import threading
+
+import pytest
+from werkzeug.serving import make_server
+
+from example_app.library import bundled_text
+from example_app.summary import summarise
+
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    sync_playwright = None
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+SLOW, QUICK = 30, 0
+
+
+def summary_of(name):
+    return [sentence.text for reading in summarise(bundled_text(name).text) for sentence in reading.found]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    missing = "Playwright for Python" if sync_playwright is None else "a chromium" if CHROMIUM is None else None
+    if missing:
+        (pytest.fail if os.environ.get("SESSIONSTATUS_REQUIRE_BROWSER") == "1" else pytest.skip)(
+            f"The page is not tested: {missing} is missing."
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app(EXAMPLE_TOKENS_PER_SECOND=QUICK)
+
+
+@pytest.fixture
+def server(app):
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def context(browser, server):
+    """A browser of its own, in which no page may log an error that its test does not expect."""
+    context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(15_000)
+    errors = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    context.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
+    yield context
+    context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def page(context):
+    page = context.new_page()
+    page.goto("/")
+    return page
+
+
+def pick(page, name):
+    page.get_by_role("button", name=bundled_text(name).title).click()
+    page.wait_for_url(re.compile(r"/c/[0-9a-f-]{36}$"))
+
+
+def ask(page, question):
+    page.get_by_label("Ask about the text").fill(question)
+    page.get_by_label("Ask about the text").press("Enter")
+
+
+def lines(page):
+    """The sentences on the page, without their numbers."""
+    return page.locator(".line").evaluate_all("nodes => nodes.map(node => node.lastChild.data)")
+
+
+def state(page):
+    return page.locator("#state")
+
+
+def wait_for_lines(page, count):
+    expect(page.locator(".line").nth(count - 1)).to_be_attached(timeout=15_000)
+
+
+def finished(page):
+    expect(state(page)).to_have_text("Finished", timeout=15_000)
+
+
+def overflow(page):
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+# Reading
+
+
+def test_a_picked_text_streams_in_and_is_complete(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pick(page, "gettysburg-address")
+    wait_for_lines(page, 1)
+    expect(state(page)).to_have_text("Reading")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    expect(page.locator("#doing")).to_contain_text("Section")
+    assert lines(page) != summary_of("gettysburg-address")
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    finished(page)
+    assert lines(page) == summary_of("gettysburg-address")
+    expect(page.get_by_role("heading", name="The Gettysburg Address")).to_be_visible()
+
+
+def test_words_come_one_by_one(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pick(page, "constitution")
+    wait_for_lines(page, 1)
+    seen = lines(page)[0]
+    page.wait_for_function("length => document.querySelector('.line').lastChild.data.length > length", arg=len(seen))
+    assert summary_of("constitution")[0].startswith(seen)
+
+
+def test_the_time_left_is_told_once_it_can_be_known(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 200
+    pick(page, "alice-in-wonderland")
+    expect(page.locator("#left")).to_have_text(re.compile(r"^about \d+½? (s|min) left$"), timeout=15_000)
+
+
+def test_a_pasted_text_is_read(page):
+    page.get_by_label("Your text").fill("The river rose.\n\nIt rained in Delft for a week.")
+    page.get_by_role("button", name="Read it").click()
+    finished(page)
+    assert "It rained in Delft for a week." in lines(page)
+
+
+def test_a_file_is_read(page):
+    page.get_by_label("Choose a .txt file").set_input_files(
+        {"name": "weather.txt", "mimeType": "text/plain", "buffer": "Es regnete in Köln.".encode("cp1252")}
+    )
+    expect(page.locator("#count")).to_contain_text("weather.txt")
+    page.get_by_role("button", name="Read it").click()
+    finished(page)
+    assert lines(page) == ["Es regnete in Köln."]
+
+
+def test_an_empty_text_is_refused_where_it_was_typed(page):
+    page.get_by_role("button", name="Read it").click()
+    expect(page.get_by_role("alert")).to_contain_text("Paste a text")
+    expect(page.get_by_label("Your text")).to_be_focused()
+
+
+# Coming back
+
+
+def test_a_reload_keeps_everything_so_far_and_goes_on_to_the_same_text(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 2 * SLOW
+    pick(page, "constitution")
+    wait_for_lines(page, 2)
+    before = " ".join(lines(page))
+    page.reload()
+    page.wait_for_function(
+        "text => [...document.querySelectorAll('.line')].map(line => line.lastChild.data).join(' ').startsWith(text)",
+        arg=before,
+    )
+    expect(state(page)).to_have_text("Reading")
+    page.reload()
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    finished(page)
+    assert lines(page) == summary_of("constitution")
+
+
+def test_a_reload_after_the_end_shows_the_same(page):
+    pick(page, "gettysburg-address")
+    finished(page)
+    page.reload()
+    finished(page)
+    assert lines(page) == summary_of("gettysburg-address")
+
+
+def test_a_second_tab_follows_the_same_stream(page, context, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 2 * SLOW
+    pick(page, "constitution")
+    wait_for_lines(page, 2)
+    second = context.new_page()
+    second.goto(page.url)
+    wait_for_lines(second, 2)
+    expect(state(second)).to_have_text("Reading")
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    finished(page)
+    finished(second)
+    assert lines(page) == lines(second) == summary_of("constitution")
+
+
+def test_a_second_tab_finds_a_question_asked_in_the_first(page, context):
+    pick(page, "constitution")
+    finished(page)
+    second = context.new_page()
+    second.goto(page.url)
+    finished(second)
+    ask(page, "What is treason?")
+    expect(second.locator(".question")).to_have_text("What is treason?", timeout=15_000)
+    expect(second.locator(".exchange").last).to_contain_text("levying War")
+
+
+def test_the_first_page_lists_the_conversation(page):
+    pick(page, "gettysburg-address")
+    finished(page)
+    conversation = page.url
+    page.goto("/")
+    page.get_by_role("link", name="The Gettysburg Address").click()
+    page.wait_for_url(conversation)
+    finished(page)
+
+
+def test_going_back_leads_to_a_new_conversation(page):
+    pick(page, "gettysburg-address")
+    finished(page)
+    first = page.url
+    page.go_back()
+    pick(page, "constitution")
+    finished(page)
+    assert page.url != first
+    assert lines(page) == summary_of("constitution")
+
+
+# Stopping
+
+
+def test_stop_stops_and_keeps_what_was_told(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pick(page, "constitution")
+    wait_for_lines(page, 1)
+    page.get_by_role("button", name="Stop").click()
+    expect(state(page)).to_have_text("Stopped")
+    kept = lines(page)
+    assert kept
+    assert kept != summary_of("constitution")
+    page.reload()
+    expect(state(page)).to_have_text("Stopped")
+    expect(page.locator(".outcome")).to_contain_text("Stopped.")
+    assert lines(page) == kept
+
+
+def test_a_stopped_text_can_be_read_again(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pick(page, "gettysburg-address")
+    wait_for_lines(page, 1)
+    page.get_by_role("button", name="Stop").click()
+    expect(state(page)).to_have_text("Stopped")
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    page.get_by_role("button", name="Read it again").click()
+    finished(page)
+    assert lines(page)[-3:] == summary_of("gettysburg-address")
+
+
+# Asking
+
+
+def test_a_follow_up_question_is_answered_from_the_text(page):
+    pick(page, "constitution")
+    finished(page)
+    ask(page, "How old must the President be?")
+    expect(page.locator(".exchange").last).to_contain_text("thirty five Years")
+    finished(page)
+    ask(page, "And a Senator?")
+    expect(page.locator(".exchange").last).to_contain_text("No Person shall be a Senator")
+    expect(page.locator(".exchange").last.get_by_role("heading").first).to_have_text("Article I, Section 3")
+    finished(page)
+    page.reload()
+    expect(page.locator(".question")).to_have_text(["How old must the President be?", "And a Senator?"])
+
+
+def test_what_the_text_does_not_say_is_said_so(page):
+    pick(page, "gettysburg-address")
+    finished(page)
+    ask(page, "What is the capital of France?")
+    expect(page.locator(".exchange").last).to_contain_text("The text does not say.")
+
+
+def test_a_question_while_something_runs_is_declined_and_kept(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pick(page, "constitution")
+    wait_for_lines(page, 1)
+    ask(page, "What is treason?")
+    expect(page.locator("#hint")).to_contain_text("Something is still running here")
+    expect(page.get_by_label("Ask about the text")).to_have_value("What is treason?")
+
+
+# When things go wrong
+
+
+def test_a_lost_connection_is_told_and_mended(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 2 * SLOW
+    page.route("**/events", lambda route: route.abort("connectionreset"))
+    pick(page, "gettysburg-address")
+    expect(page.locator("#doing")).to_have_text("Connection lost, trying again…")
+    expect(state(page)).to_have_text("Reconnecting")
+    page.unroute("**/events")
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    finished(page)
+    assert lines(page) == summary_of("gettysburg-address")
+
+
+def test_a_store_that_is_away_is_told_until_it_is_back(page):
+    pick(page, "gettysburg-address")
+    finished(page)
+    page.route("**/active-session", lambda route: route.fulfill(status=503, json={"error": "The store is away."}))
+    expect(page.locator("#banner")).to_contain_text("cannot reach its store", timeout=15_000)
+    page.unroute("**/active-session")
+    expect(page.locator("#banner")).not_to_be_visible(timeout=15_000)
+
+
+def frames(*events):
+    """The body of a stream: pairs of an event's type and its data."""
+    return "retry: 1000\n" + "".join(
+        f"id: 1-{n}\nevent: {type}\ndata: {data}\n\n" for n, (type, data) in enumerate(events, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "shown", "told"),
+    [
+        ("lost", "Broke off", "The work stopped unexpectedly."),
+        ("error", "Failed", "This could not be finished."),
+        ("cancelled", "Stopped", "Stopped."),
+    ],
+)
+def test_an_ending_is_told_in_plain_words(page, app, ending, shown, told):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    body = frames(("token", '{"text": "Four"}'), ("end", f'{{"state": "{ending}"}}'))
+    page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    pick(page, "constitution")
+    expect(page.locator(".outcome")).to_contain_text(told)
+    expect(page.locator(".line")).to_have_text("Four")
+
+
+def test_what_is_missing_is_told_where_it_is_missing(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    gap = ("gap", '{"requested": "1-1", "firstAvailable": "1-9"}')
+    body = frames(("token", '{"text": "Four"}'), gap, ("token", '{"text": "years"}'), ("end", '{"state": "cancelled"}'))
+    page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    pick(page, "constitution")
+    expect(page.locator(".told > p")).to_have_text(["Four", re.compile("Something is missing here"), "years"])
+
+
+def test_a_new_attempt_begins_with_a_clean_page(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    body = frames(
+        ("token", '{"text": "Wrong"}'),
+        ("attempt", '{"attempt": 2}'),
+        ("token", '{"text": "Right"}'),
+        ("end", '{"state": "cancelled"}'),
+    )
+    page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    pick(page, "constitution")
+    expect(page.locator(".line")).to_have_text("Right")
+
+
+def test_an_unknown_conversation_says_so_and_leads_on(page):
+    page.goto("/c/019953dd-6de7-7f7a-bf64-96c54db89201")
+    expect(page.get_by_text("There is nothing in this conversation")).to_be_visible()
+    page.get_by_role("link", name="Start with a text").click()
+    expect(page.get_by_label("Your text")).to_be_visible()
+
+
+# Screens
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_never_scrolls_sideways(page, app, width):
+    page.set_viewport_size({"width": width, "height": 740})
+    assert overflow(page) == 0
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pick(page, "alice-in-wonderland")
+    wait_for_lines(page, 1)
+    assert overflow(page) == 0
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    finished(page)
+    assert overflow(page) == 0
+    ask(page, f"What is {'Donaudampfschifffahrt' * 8}?")
+    expect(page.locator(".exchange").last).to_contain_text("The text does not say.")
+    assert overflow(page) == 0
+
+
+def test_the_dock_stays_where_it_is_while_the_text_grows(page, app):
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pick(page, "constitution")
+    wait_for_lines(page, 1)
+    before = page.locator("#question").bounding_box()
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    finished(page)
+    assert page.locator("#question").bounding_box() == before
