@@ -1,6 +1,6 @@
-"""What streams cost: the producer's side, the way to a follower, and many followers, against bare Redis in the same run.
+"""What streams cost: the producer's side and the way to a follower, against bare Redis in the same run.
 
-    python benchmarks/streams.py [emit] [throughput] [latency] [followers] [--redis redis://127.0.0.1:6379/15]
+    python benchmarks/streams.py [emit] [throughput] [latency] [--redis redis://127.0.0.1:6379/15]
 
 Prints a table of figures and ratios. Without --redis a server is started.
 """
@@ -156,7 +156,8 @@ def latency(uri: str) -> list[Row]:
     thread = threading.Thread(target=read)
     thread.start()
     time.sleep(0.2)
-    bare = deliveries(lambda i: client.xadd("bare", {"t": "token", "d": '{"text":"a word"}'}), bare_received, count, pause)
+    entry = {"t": "token", "d": '{"text":"a word"}'}
+    bare = deliveries(lambda i: client.xadd("bare", entry), bare_received, count, pause)
     thread.join(15)
 
     writer, writing = host(uri)
