@@ -19,7 +19,7 @@ from .errors import (
     Unauthorized,
 )
 from .extension import SessionStatus
-from .models import Cursor, Event, Progress, Session, SessionState, Task, TaskState, Turn
+from .models import Cursor, Event, Json, Progress, Session, SessionState, Task, TaskState, Turn
 from .runs import Run, current_run
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Event",
     "Forbidden",
     "InvalidValue",
+    "Json",
     "NamespaceFull",
     "NotFound",
     "OutboxFull",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
@@ -22,6 +21,7 @@ from .http.blueprint import make_blueprint
 from .models import Json, Task, check_event_type, check_id
 from .runs import Engine, IfRunning, Run
 from .sessions import UNSET, Sessions
+from .shutdown import shut_down_with_process
 from .stores import Store, store_from_uri
 from .stores.base import TaskDraft
 
@@ -147,10 +147,7 @@ class AppState:
     def shutdown(self, timeout: float = SHUTDOWN) -> bool:
         """End what runs in this process and store what is left; False when that took longer than `timeout` s."""
         engine = self._engine
-        if engine is None or self._pid != os.getpid():
-            return True
-        self._engine = None
-        return engine.shutdown(timeout)
+        return engine is None or self._pid != os.getpid() or engine.shutdown(timeout)
 
 
 def _followers_here() -> int:
@@ -205,8 +202,7 @@ class SessionStatus:
         settings = Settings.from_mapping(app.config)
         app.extensions[EXTENSION] = state = AppState(app, settings, self.hooks, self.sessions)
         app.register_error_handler(SessionStatusError, errors.respond)
-        reference = weakref.ref(state)
-        atexit.register(lambda: (state := reference()) and state.shutdown())
+        shut_down_with_process(state)
         if settings.storage_uri is None:
             log.warning(
                 "SESSIONSTATUS_STORAGE_URI is not set: sessions are kept in this process's memory. That is right for "

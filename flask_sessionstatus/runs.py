@@ -62,6 +62,7 @@ class Engine:
         self.outbox = Outbox(store, Bounds(events=max_events), on_stored_end=self._remember_duration)
         self.beats = Beats(store, self.outbox, heartbeat)
         self.accesses = self.beats.accesses
+        self._shutting_down = threading.Lock()
 
     def _remember_duration(self, entry: Entry) -> None:
         if entry.duration is None:
@@ -72,12 +73,20 @@ class Engine:
             log.info("A duration of %s was not remembered: the store is away.", entry.task.type)
 
     def shutdown(self, timeout: float) -> bool:
-        """End what runs here, store what is left and let go; False when that took longer than `timeout` s."""
+        """End what runs here, store what is left and let go; False when that took longer than `timeout` s.
+
+        Once is enough: a second call waits for the first and finds nothing to do.
+        """
+        with self._shutting_down:
+            return self.hub.closed or self._shutdown(timeout)
+
+    def _shutdown(self, timeout: float) -> bool:
         for entry in self.outbox.running():
             error = ("Shutdown", "The process that did the work was shut down.")
             self.outbox.end(
                 entry, End(TaskState.ERROR.value, *error), end_data(entry.ref.task_id, TaskState.ERROR, *error)
             )
+            self.outbox.request_cancel(entry.ref.task_id, 0)
         stored = self.outbox.close(timeout)
         self.beats.close()
         self.hub.close()

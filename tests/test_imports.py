@@ -13,7 +13,7 @@ import flask_sessionstatus
 PACKAGE = Path(flask_sessionstatus.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 LAYERS = [
-    ["errors", "models", "estimate"],
+    ["errors", "models", "estimate", "shutdown"],
     ["stores"],
     ["config", "streaming", "leases"],
     ["runs", "sessions"],

@@ -59,7 +59,12 @@ class RedisWakeups(Wakeups):
             self._connection = None
 
     def close(self) -> None:
+        """End the thread; it is waited for (a moment), so that nobody closes the connection under its read."""
         self._closed.set()
+        with self._lock:
+            self._send("UNSUBSCRIBE", self._own_channel)
+        if self._thread is not threading.current_thread():
+            self._thread.join(SILENCE)
 
     def _run(self) -> None:
         failures = 0

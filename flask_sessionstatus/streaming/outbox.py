@@ -159,7 +159,7 @@ class Outbox:
             return number
 
     def _refuse(self, entry: Entry) -> None:
-        if entry.end is not None:
+        if entry.end is not None and entry.cancel_requested_at is None:
             raise InvalidValue("The task has ended.", taskId=entry.ref.task_id)
         raise Cancelled("The task was stopped.", taskId=entry.ref.task_id)
 

@@ -220,6 +220,7 @@ def test_a_begin_whose_answer_got_lost_can_be_repeated_without_harm(kind: Kind, 
             begin(store, task=task, if_running="reject")
         except StoreUnavailable:
             assert proxy.lost
+    proxy.lose_nothing()
     job = begin(store, task=task, if_running="reject")
     assert set(store.snapshot("c1").tasks) == {"t1"}
     assert job.append(["a"]).verdict is Verdict.STORED

@@ -56,7 +56,7 @@ def test_a_pasted_text_is_named_by_its_first_line(visitor):
 
 
 def test_a_pasted_text_may_be_long(visitor):
-    sentence = "word " * 59 + "end."
+    sentence = "Many " + "words " * 58 + "end."
     started = visitor.submit(text=f"{sentence} " * 4000)
     assert started.status_code == 202
     assert told(visitor.events(started)) == sentence
