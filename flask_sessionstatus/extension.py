@@ -149,6 +149,12 @@ class AppState:
         engine = self._engine
         return engine is None or self._pid != os.getpid() or engine.shutdown(timeout)
 
+    def stop(self, timeout: float) -> bool:
+        """As shutdown, for an app that goes on: its next use starts anew."""
+        stored = self.shutdown(timeout)
+        self._engine = None
+        return stored
+
 
 def _followers_here() -> int:
     """How many streams a process of this kind of server can hold: one a thread, or thousands under gevent."""
@@ -329,6 +335,6 @@ class SessionStatus:
         """End what runs in this process: tasks that still run become errors, everything emitted is stored, streams
         close.
 
-        Called by itself at exit. False when it took longer than `timeout` s.
+        Called by itself when the process ends. False when it took longer than `timeout` s. The app can be used again.
         """
-        return self.state.shutdown(timeout)
+        return self.state.stop(timeout)

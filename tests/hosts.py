@@ -101,7 +101,7 @@ class Host:
         self.extension.hooks.can_access = self.extension.hooks.is_operator = None
 
     def close(self) -> None:
-        self.state.shutdown(5)
+        self.state.stop(5)
 
 
 MakeHost = Callable[..., Host]

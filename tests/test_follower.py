@@ -10,8 +10,8 @@ import pytest
 from harness import LEASE_MS, Clock, Job, Kind, a_session, a_task, begin
 
 from flask_sessionstatus import StoreUnavailable
-from flask_sessionstatus.models import ORIGIN, Cursor, Event, Progress
-from flask_sessionstatus.stores.base import Limits, Wakeups
+from flask_sessionstatus.models import ORIGIN, Cursor, Event, Progress, Task
+from flask_sessionstatus.stores.base import Limits, Page, Wakeups
 from flask_sessionstatus.stores.memory import MemoryStore
 from flask_sessionstatus.streaming.follower import Ended, Follower, Gap, Item, Reader
 from flask_sessionstatus.streaming.frames import WIRES
@@ -263,12 +263,16 @@ def test_a_closed_hub_ends_its_followers_with_retry(store: MemoryStore, hub: Hub
     follower.close()
 
 
+def page_of(task: Task) -> Page:
+    return Page(0, task, None, [])
+
+
 def test_a_status_is_shown_at_most_four_times_a_second(store: MemoryStore, hub: Hub, clock: Clock) -> None:
     job = begin(store)
     follower = Follower(hub, enter(hub, job), ORIGIN, SSE, monotonic=clock.monotonic)
     shown = 0
     for n in range(100):
-        shown += bool(follower._status(replace(job.task, progress=Progress(n, 100))))
+        shown += bool(follower._status(page_of(replace(job.task, progress=Progress(n, 100)))))
         clock.move(10)
     assert shown == 4
     follower.close()
@@ -277,9 +281,9 @@ def test_a_status_is_shown_at_most_four_times_a_second(store: MemoryStore, hub: 
 def test_an_unchanged_status_is_not_repeated(store: MemoryStore, hub: Hub, clock: Clock) -> None:
     job = begin(store)
     follower = Follower(hub, enter(hub, job), ORIGIN, SSE, monotonic=clock.monotonic)
-    assert follower._status(job.task)
+    assert follower._status(page_of(job.task))
     clock.move(5000)
-    assert not follower._status(job.task)
+    assert not follower._status(page_of(job.task))
     follower.close()
 
 

@@ -158,14 +158,35 @@ class Answer:
     cancel_requested_at: int | None = None
 
 
-@dataclass(frozen=True)
 class Page:
-    """Events after a cursor and the task as it stood; `first` is the oldest event that is kept."""
+    """Events after a cursor and the task as it stood at `now` (Unix ms); `first` is the oldest event that is kept.
 
-    now: int
-    task: Task
-    first: Cursor | None
-    events: Sequence[Event]
+    The task may be given as a function: many pages are read for their events alone.
+    """
+
+    def __init__(
+        self, now: int, task: Task | Callable[[], Task], first: Cursor | None, events: Sequence[Event]
+    ) -> None:
+        self.now = now
+        self.first = first
+        self.events = events
+        self._task = task
+
+    @property
+    def task(self) -> Task:
+        if not isinstance(self._task, Task):
+            self._task = self._task()
+        return self._task
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Page):
+            return NotImplemented
+        mine, theirs = (self.now, self.first, self.events), (other.now, other.first, other.events)
+        return mine == theirs and self.task == other.task
+
+    def with_events(self, events: Sequence[Event]) -> Page:
+        """The same moment with other events."""
+        return Page(self.now, lambda: self.task, self.first, events)
 
 
 @dataclass(frozen=True)

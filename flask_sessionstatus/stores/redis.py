@@ -486,14 +486,17 @@ class RedisStore(Store):
         now, *said = hint.split(b"\n")
         if len(said) < 2:
             return None
-        task = self._task(_decode_task(said[0], ref.task_id), ref.task_id, ref.conversation_id, b"", int(now))
-        base = int(said[1])
-        brought = zip(said[2::2], said[3::2])
+        record, before, *brought = said
+        epoch, base = map(int, before.split(b"-"))
         events = [
-            Event(Cursor(task.epoch, number), type.decode(), data.decode())
-            for number, (type, data) in enumerate(brought, start=base + 1)
+            Event(Cursor(epoch, number), type.decode(), data.decode())
+            for number, (type, data) in enumerate(zip(brought[0::2], brought[1::2]), start=base + 1)
         ]
-        return Page(int(now), task, None, events), Cursor(task.epoch, base) if base else ORIGIN
+
+        def task() -> Task:
+            return self._task(_decode_task(record, ref.task_id), ref.task_id, ref.conversation_id, b"", int(now))
+
+        return Page(int(now), task, None, events), Cursor(epoch, base) if base else ORIGIN
 
     def wakeups(self, on_wakeup: OnWakeup) -> Wakeups:
         return RedisWakeups(self._calls.client, f"{self._prefix}wakeups", on_wakeup)

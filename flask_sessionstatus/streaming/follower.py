@@ -38,11 +38,10 @@ Item = Event | Gap | Ended
 
 @dataclass(frozen=True)
 class Step:
-    """What one look brought: items in order, the task at that moment, and its time (Unix ms)."""
+    """What one look brought: items in order, and the page that they are from; none once the task is gone."""
 
     items: Sequence[Item]
-    task: Task | None = None
-    now: int = 0
+    page: Page | None = None
 
     @property
     def ended(self) -> bool:
@@ -72,13 +71,13 @@ class Reader:
                 self._channel.ref.task_id, TaskState.CANCELLED, "SessionDeleted", "The session is no longer there."
             )
             return Step([Ended(self.position, gone)])
-        return Step(self._items(page), page.task, page.now)
+        return Step(self._items(page), page)
 
     def _items(self, page: Page) -> list[Item]:
-        task = page.task
         if page.events:
             self._ahead_since = None
-            return self._read(page.events, task)
+            return self._read(page)
+        task = page.task
         tail = Cursor(task.epoch, task.tail)
         if self.position > tail and task.state is not TaskState.LOST:
             return self._wait_for_refill(page)
@@ -92,13 +91,13 @@ class Reader:
             return [Ended(tail, end_data(task.task_id, task.state, task.error_type, task.error_message))]
         return []
 
-    def _read(self, events: Sequence[Event], task: Task) -> list[Item]:
+    def _read(self, page: Page) -> list[Item]:
         items: list[Item] = []
-        for event in events:
+        for event in page.events:
             if not _follows(self.position, event.cursor):
                 items.append(Gap(self.position, event.cursor))
             self.position = event.cursor
-            if event.type == "end" and event.cursor.epoch >= task.epoch:
+            if event.type == "end" and event.cursor.epoch >= page.task.epoch:
                 items.append(Ended(event.cursor, event.json))
                 break
             items.append(event)
@@ -192,7 +191,7 @@ class Follower:
 
     def _encode(self, step: Step) -> bytes:
         frames: list[bytes] = []
-        if self._gone is not None and step.task is not None:
+        if self._gone is not None and step.page is not None:
             first = next((item.cursor for item in step.items if isinstance(item, Event)), ORIGIN)
             frames.append(self._wire.gap(self._gone, first))
             self._gone = None
@@ -203,30 +202,35 @@ class Follower:
                 frames.append(self._wire.gap(item.requested, item.first))
             else:
                 frames.append(self._wire.end(item.cursor, item.json))
-        if step.task is not None and not step.ended:
-            frames.append(self._status(step.task))
+        if step.page is not None and not step.ended:
+            frames.append(self._status(step.page))
         return b"".join(frames)
 
-    def _status(self, task: Task) -> bytes:
+    def _status(self, page: Page) -> bytes:
         """A status frame when progress or state changed, at most 4 a second."""
-        shown = (task.state, task.attempt, task.progress)
         now = self._monotonic()
-        if shown == self._shown or now - self._shown_at < STATUS_INTERVAL:
+        if now - self._shown_at < STATUS_INTERVAL or _shown(page.task) == self._shown:
             return b""
-        self._shown, self._shown_at = shown, now
-        return self._wire.status(task)
+        self._shown, self._shown_at = _shown(page.task), now
+        return self._wire.status(page.task)
 
     def _patience(self, step: Step | None, until_ping: float, now: float) -> float:
         """How long to wait for a wake-up (s): until the next ping, tick, status, or the deadline of the task's
         lease."""
         waits = [max(0.0, until_ping), self._hub.tick]
-        if step is not None and step.task is not None:
-            task = step.task
+        if step is not None and step.page is not None:
+            task = step.page.task
             if task.deadline is not None:
-                waits.append(max(0.01, (min(task.deadline, step.now + self._hub.store.limits.lease) - step.now) / 1000))
-            if (task.state, task.attempt, task.progress) != self._shown:
+                lease = min(task.deadline - step.page.now, self._hub.store.limits.lease)
+                waits.append(max(0.01, lease / 1000))
+            if _shown(task) != self._shown:
                 waits.append(max(0.0, self._shown_at + STATUS_INTERVAL - now))
         return min(waits)
+
+
+def _shown(task: Task) -> tuple[object, ...]:
+    """What a status frame shows of a task."""
+    return task.state, task.attempt, task.progress
 
 
 def json_page(

@@ -11,7 +11,6 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from ..models import ORIGIN, Cursor, Event
 from ..stores.base import Page, Store, TaskRef, Wakeups
@@ -71,7 +70,8 @@ class Channel:
                 self._cursors.extend(event.cursor for event in page.events)
             elif self._last < (page.events[-1].cursor if page.events else after):
                 continue
-            self._took(replace(page, first=self._looked.first), version)
+            page.first = self._looked.first
+            self._took(page, version)
 
     def _took(self, page: Page, version: int) -> None:
         self._looked, self._looked_version, self._looked_at = page, version, self._monotonic()
@@ -106,7 +106,7 @@ class Channel:
             first = bisect_right(self._cursors, after)
             events = self._events[first : first + PAGE]
             self._trim()
-            return Page(looked.now, looked.task, looked.first, events)
+            return looked.with_events(events)
 
     @property
     def _last(self) -> Cursor:

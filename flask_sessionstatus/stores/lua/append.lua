@@ -12,8 +12,8 @@ local change, ending, result = ARGV[7], ARGV[8], ARGV[9]
 local max_events, ttl, lease = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local result_ttl, max_age = tonumber(ARGV[13]), tonumber(ARGV[14])
 
-if is_deleted(task_key(id)) then return {'deleted', 0, 0} end
 local task = load_task(id)
+if not task and is_deleted(task_key(id)) then return {'deleted', 0, 0} end
 if not task or task.epoch < epoch then return {'missing', 0, 0} end
 if task.epoch > epoch then return {'fenced', 0, 0} end
 local session = load_session(task.session)
@@ -29,15 +29,14 @@ if base > tail and base ~= floor then return {'need', tail, task.cancel or 0} en
 
 local last = math.max(tail, base + count)
 local skip = math.max(0, tail - base)
-local brought = {}
+local brought, events, prefix = {}, events_key(id), digits(epoch) .. '-'
 for i = skip + 1, count do
   local at = 13 + 2 * i
   brought[#brought + 1] = ARGV[at]
   brought[#brought + 1] = ARGV[at + 1]
-  redis.call('XADD', events_key(id), cursor(epoch, base + i), 't', ARGV[at], 'd', ARGV[at + 1])
+  redis.call('XADD', events, 'MAXLEN', max_events, prefix .. digits(base + i), 't', ARGV[at], 'd', ARGV[at + 1])
 end
 if last > tail then
-  redis.call('XTRIM', events_key(id), 'MAXLEN', max_events)
   if tail == 0 then keep(events_key(id), session.kept - NOW) end
   task.activity = NOW
 end

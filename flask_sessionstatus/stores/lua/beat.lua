@@ -4,8 +4,8 @@
 local id, epoch = ARGV[1], tonumber(ARGV[3])
 local lease, ttl, max_age = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
-if is_deleted(task_key(id)) then return {'deleted', 0, 0} end
 local task = load_task(id)
+if not task and is_deleted(task_key(id)) then return {'deleted', 0, 0} end
 if not task or task.epoch < epoch then return {'missing', 0, 0} end
 if task.epoch > epoch then return {'fenced', 0, 0} end
 local session = load_session(task.session)

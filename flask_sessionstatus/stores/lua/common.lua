@@ -67,14 +67,14 @@ local function digits(number) return string.format('%.0f', number) end
 
 local function cursor(epoch, number) return digits(epoch) .. '-' .. digits(number) end
 
--- Saves a task and wakes its followers: the message is the time, the record, the number before the events that it
+-- Saves a task and wakes its followers: the message is the time, the record, the cursor before the events that it
 -- brings, and these as `type, data, ...`, a line each (JSON has no raw line break). A large one says only the time:
 -- then the log is read.
 local function announce(id, task, base, events)
   local text = save_task(id, task)
   local brought = table.concat(events, '\n')
   local message = digits(NOW)
-  if #brought <= MAX_BROUGHT then message = table.concat({message, text, digits(base), brought}, '\n') end
+  if #brought <= MAX_BROUGHT then message = table.concat({message, text, cursor(task.epoch, base), brought}, '\n') end
   redis.call('PUBLISH', task_key(id), message)
 end
 
