@@ -1,6 +1,6 @@
-"""What streams cost: the producer's side and the way to a follower, against bare Redis in the same run.
+"""What streams cost: the producer's side, the way to a follower and many of them, against Redis in the same run.
 
-    python benchmarks/streams.py [emit] [throughput] [latency] [--redis redis://127.0.0.1:6379/15]
+    python benchmarks/streams.py [emit] [throughput] [latency] [followers] [--redis redis://127.0.0.1:6379/15]
 
 Prints a table of figures and ratios. Without --redis a server is started.
 """
@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
+import random
+import selectors
+import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from heapq import heappop, heappush
+from pathlib import Path
 from typing import Any
 
+import psutil
 import redis
 from flask import Flask
 from servers import redis_server
@@ -184,7 +193,139 @@ def latency(uri: str) -> list[Row]:
     ]
 
 
-PARTS = {"emit": emit, "throughput": throughput, "latency": latency}
+def web_app() -> Flask:
+    """What gunicorn serves to the followers."""
+    app, _ = host(os.environ["STREAMS_REDIS"])
+    return app
+
+
+class Crowd:
+    """Followers over real connections, read in one loop; each knows which number comes next."""
+
+    def __init__(self, port: int, paths: list[str]) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.received = [0] * len(paths)
+        self.ended = [False] * len(paths)
+        self.wrong = 0
+        self.again = 0
+        self._port = port
+        self._paths = paths
+        self._waiting: list[tuple[float, int]] = []
+        self._rest = [b""] * len(paths)
+        self._last = [b""] * len(paths)
+        for number in range(len(paths)):
+            self._connect(number)
+            if number % 50 == 49:
+                self.read(0.05)
+
+    def _connect(self, number: int) -> None:
+        """As an EventSource does, with the last event's id when it comes back."""
+        link = socket.create_connection(("127.0.0.1", self._port))
+        seen = b"Last-Event-ID: " + self._last[number] + b"\r\n" if self._last[number] else b""
+        request = f"GET {self._paths[number]} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n".encode()
+        link.sendall(request + seen + b"\r\n")
+        link.setblocking(False)
+        self.selector.register(link, selectors.EVENT_READ, number)
+
+    def read(self, seconds: float) -> None:
+        """Read whatever comes in this time."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            while self._waiting and self._waiting[0][0] < time.monotonic():
+                self._connect(heappop(self._waiting)[1])
+            for key, _ in self.selector.select(min(left, 0.1)):
+                assert isinstance(key.fileobj, socket.socket)
+                chunk = key.fileobj.recv(65_536)
+                if not chunk:
+                    self.selector.unregister(key.fileobj)
+                    key.fileobj.close()
+                    if not self.ended[key.data]:
+                        self.again += 1
+                        heappush(self._waiting, (time.monotonic() + random.uniform(0.8, 1.6), key.data))
+                else:
+                    self._take(key.data, chunk)
+
+    def _take(self, number: int, chunk: bytes) -> None:
+        *lines, self._rest[number] = (self._rest[number] + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"id: "):
+                self.received[number] += 1
+                self.wrong += int(line.rpartition(b"-")[2]) != self.received[number]
+                self._last[number] = line[4:]
+            elif line == b"event: end":
+                self.ended[number] = True
+
+
+def followers(uri: str, count: int = 10_000, tasks: int = 100, events: int = 20) -> list[Row]:
+    """Followers of 100 tasks in one gevent worker: memory for each, connections to Redis, nothing missing."""
+    client = redis.Redis.from_url(uri)
+    app, extension = host(uri)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1", "--worker-connections", "20000"]
+    command += ["--backlog", "4096", "-b", f"127.0.0.1:{port}", "--log-level", "error", "streams:web_app()"]
+    before = len(client.client_list())
+    server = subprocess.Popen(command, cwd=Path(__file__).parent, env={**os.environ, "STREAMS_REDIS": uri})
+    try:
+        with app.app_context():
+            runs = [extension.run(f"conversation-{i}", namespace_id="user-1") for i in range(tasks)]
+            for run in runs:
+                run.__enter__()
+            ours = len(client.client_list()) - before
+            worker = wait_for_worker(server.pid, port)
+            idle = worker.memory_info().rss
+            chosen = (runs[i % tasks] for i in range(count))
+            crowd = Crowd(
+                port, [f"/api/v1/conversations/{run.conversation_id}/resume/{run.session_id}" for run in chosen]
+            )
+            crowd.read(3)
+            each = (worker.memory_info().rss - idle) / count / 1024
+            for number in range(events):
+                for run in runs:
+                    run.emit("token", {"number": number})
+                crowd.read(0.5)
+            connections = len(client.client_list()) - before - ours
+            for run in runs:
+                run.__exit__(None, None, None)
+            crowd.read(5)
+            each = max(each, (worker.memory_info().rss - idle) / count / 1024)
+            extension.shutdown()
+    finally:
+        server.terminate()
+        server.wait(20)
+    whole = sum(received == events + 1 for received in crowd.received)
+    return [
+        (f"{count:,} followers, 1 worker", f"{each:.1f} KB each", "≤ 25 KB"),
+        ("  connections to Redis", f"{connections}", "≤ 3"),
+        (
+            "  with all events, in order",
+            f"{whole:,}; {crowd.wrong} out of place, {crowd.again} came twice",
+            f"{count:,}",
+        ),
+    ]
+
+
+def wait_for_worker(parent: int, port: int) -> psutil.Process:
+    """The worker's process once it answers."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as link:
+                link.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+                if link.recv(100):
+                    return psutil.Process(parent).children()[0]
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("gunicorn did not start.")
+
+
+PARTS: dict[str, Callable[[str], list[Row]]] = {
+    "emit": emit,
+    "throughput": throughput,
+    "latency": latency,
+    "followers": followers,
+}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from flask import Flask, current_app, has_app_context, has_request_context
 
 from .background import BackgroundFunction, Options, Pool
+from .concurrency import is_cooperative
 from .config import Settings
 from .errors import AlreadyStarted, ConfigurationError, InvalidValue, SessionStatusError, StoreUnavailable
 from .http import access, errors
@@ -152,13 +153,15 @@ class AppState:
     def stop(self, timeout: float) -> bool:
         """As shutdown, for an app that goes on: its next use starts anew."""
         stored = self.shutdown(timeout)
-        self._engine = None
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.store.close()
         return stored
 
 
 def _followers_here() -> int:
     """How many streams a process of this kind of server can hold: one a thread, or thousands under gevent."""
-    return COOPERATIVE_FOLLOWERS if "gevent" in type(threading.Lock()).__module__ else THREADED_FOLLOWERS
+    return COOPERATIVE_FOLLOWERS if is_cooperative() else THREADED_FOLLOWERS
 
 
 class SessionStatus:

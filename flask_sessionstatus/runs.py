@@ -90,7 +90,6 @@ class Engine:
         stored = self.outbox.close(timeout)
         self.beats.close()
         self.hub.close()
-        self.store.close()
         return stored
 
 

@@ -6,6 +6,7 @@ a process that SIGTERM ends by default.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
@@ -40,9 +41,9 @@ def shut_down_with_process(closable: Closable) -> None:
 
     def handle(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, former)
-        # Apart, since the interrupted thread may hold the locks that this needs.
-        end = threading.Thread(target=_shut_down, args=(not callable(former),), name="sessionstatus-shutdown")
-        end.start()
+        # Apart, since the interrupted thread may hold the locks that this needs; and without a wait for the thread to
+        # have begun, as Thread.start() does: under gevent a signal may come to a place that must not wait.
+        _thread.start_new_thread(_shut_down, (not callable(former),))
         if callable(former):
             former(number, frame)
 

@@ -13,7 +13,7 @@ import flask_sessionstatus
 PACKAGE = Path(flask_sessionstatus.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 LAYERS = [
-    ["errors", "models", "estimate", "shutdown"],
+    ["errors", "models", "estimate", "concurrency", "shutdown"],
     ["stores"],
     ["config", "streaming", "leases"],
     ["runs", "sessions"],

@@ -4,6 +4,7 @@ outage."""
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
@@ -13,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ..concurrency import is_cooperative
 from ..errors import RecordUnreadable, StoreUnavailable
 from .base import Counters, Limits
 
@@ -21,7 +23,11 @@ log = logging.getLogger("flask_sessionstatus")
 Argument = str | int | bytes
 Call = tuple[str, Sequence[Argument]]
 
-CLIENT_DEFAULTS: Mapping[str, Any] = {"socket_connect_timeout": 0.8, "socket_timeout": 0.8, "max_connections": 32}
+CLIENT_DEFAULTS: Mapping[str, Any] = {"socket_connect_timeout": 0.8, "socket_timeout": 0.8}
+POOL_WAIT = 1.0
+CONNECTIONS = 16
+COOPERATIVE_CONNECTIONS = 2
+"""Thousands of greenlets share one interpreter: two connections keep it busy, more only wait for it."""
 ALONE = "-- Alone:"
 CLOCK = "redis.call('TIME')"
 SCRIPTS = (
@@ -29,6 +35,8 @@ SCRIPTS = (
     *("events", "tasks", "result", "reserve"),
 )
 
+# What the pool says when all of its connections are in use: a crowd, not an outage.
+NO_CONNECTION = "No connection available"
 _UNREADABLE = ("UNREADABLE", "WRONGTYPE")
 _AWAY = ("OOM", "MISCONF", "NOREPLICAS", "BUSY", "NOAUTH", "WRONGPASS", "NOPERM", "MASTERDOWN", "UNKILLABLE")
 
@@ -36,7 +44,8 @@ _AWAY = ("OOM", "MISCONF", "NOREPLICAS", "BUSY", "NOAUTH", "WRONGPASS", "NOPERM"
 def connect(url: str, options: Mapping[str, Any]) -> redis.Redis:
     """A client with a bounded pool, short timeouts and no retries of its own; nothing is connected yet."""
     settings: dict[str, Any] = {**CLIENT_DEFAULTS, **options, "decode_responses": False, "retry": Retry(NoBackoff(), 0)}
-    settings.setdefault("timeout", settings["socket_timeout"])
+    settings.setdefault("timeout", POOL_WAIT)
+    settings.setdefault("max_connections", COOPERATIVE_CONNECTIONS if is_cooperative() else CONNECTIONS)
     pool = redis.BlockingConnectionPool.from_url(url, **settings)
     # Made and thrown away: an option that no connection knows shows here, not at the first request.
     pool.connection_class(**pool.connection_kwargs)
@@ -67,6 +76,9 @@ class Calls:
         self._scripts = {name: Script(name, clock) for name in SCRIPTS}
         self._failed_since: float | None = None
         self._recovered_at: float | None = None
+        self._answered_at = monotonic()
+        self._server: bytes | None = None
+        client.connection_pool.connection_kwargs["redis_connect_func"] = self._connected
 
     def script(self, name: str, key: str, *args: Argument) -> Any:
         """The reply of one script. Raises StoreUnavailable and RecordUnreadable."""
@@ -78,6 +90,7 @@ class Calls:
                 reply = self._execute("EVAL", known.text, 1, key, *args)
         except (redis.RedisError, OSError) as error:
             raise self._translated(error) from error
+        self._answered_at = self._monotonic()
         if self._failed_since is not None:
             self._succeeded()
         return reply
@@ -133,6 +146,7 @@ class Calls:
                 replies: list[Any] = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
             raise self._translated(error) from error
+        self._answered_at = self._monotonic()
         if self._failed_since is not None:
             self._succeeded()
         return replies
@@ -146,12 +160,32 @@ class Calls:
         answered = isinstance(error, redis.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)
         if answered and not any(word in text for word in _AWAY):
             return error
+        if NO_CONNECTION in text:
+            return StoreUnavailable("Too many wait for the store here. Try again in a moment.")
         if self._failed_since is None or self._recovered_at is not None:
             log.warning("The store is unavailable: %s: %s", type(error).__name__, text)
             self._failed_since, self._recovered_at = self._failed_since or self._monotonic(), None
         return StoreUnavailable("The store is unavailable. Try again in a moment.")
 
     # Recovering: the writers may not have renewed their leases, or healed the store, yet.
+
+    def _connected(self, connection: Any) -> None:
+        """Set a new connection up, and see whether the server is another one than before.
+
+        The pool replaces idle connections that broke in silence: a process that asked nothing during an outage learns
+        of it here.
+        """
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        try:
+            found = re.search(rb"run_id:(\w+)", connection.read_response())
+        except redis.ResponseError:  # not allowed here
+            return
+        known, self._server = self._server, found[1] if found else None
+        if known not in (None, self._server) and (self._failed_since is None or self._recovered_at is not None):
+            log.warning("The store is another server than before, or has started again.")
+            self._failed_since = self._failed_since or self._answered_at
+            self._recovered_at = self._monotonic()
 
     def _succeeded(self) -> None:
         now = self._monotonic()

@@ -74,13 +74,17 @@ class ServerSentEvents(Wire):
 class UiMessageStream(Wire):
     """The AI SDK's UI message stream: bare `data:` frames, then `[DONE]`.
 
-    `id:` lines are accepted and ignored there.
+    `id:` lines are accepted and ignored there. What is no part of that protocol is a transient `data-…` part: any other
+    JSON is an error to its clients.
     """
 
     headers: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
     def event(self, event: Event) -> bytes:
-        return f"id: {event.cursor}\ndata: {event.json}\n\n".encode()
+        data = event.json
+        if event.type == "attempt":
+            data = to_json({"type": "data-attempt", "data": event.data, "transient": True})
+        return f"id: {event.cursor}\ndata: {data}\n\n".encode()
 
     def status(self, task: Task) -> bytes:
         return b""
@@ -95,11 +99,13 @@ class UiMessageStream(Wire):
 
     def end(self, cursor: Cursor, data: str) -> bytes:
         ended = json.loads(data)
-        failure = b""
-        if ended["state"] != TaskState.COMPLETED:
+        part: dict[str, str] | None = None
+        if ended["state"] == TaskState.CANCELLED:
+            part = {"type": "abort"}
+        elif ended["state"] != TaskState.COMPLETED:
             part = {"type": "error", "errorText": ended["errorMessage"] or f"The task is {ended['state']}."}
-            failure = f"data: {to_json(part)}\n\n".encode()
-        return failure + f"id: {cursor}\ndata: [DONE]\n\n".encode()
+        failure = f"data: {to_json(part)}\n\n" if part is not None else ""
+        return f"{failure}id: {cursor}\ndata: [DONE]\n\n".encode()
 
 
 WIRES: Mapping[str, Wire] = {"sse": ServerSentEvents(), "ai-sdk": UiMessageStream()}

@@ -321,3 +321,16 @@ def test_a_server_that_never_answers_is_unavailable_within_a_second() -> None:
             store.snapshot("c1")
         assert time.monotonic() - began < 1.5
         store.close()
+
+
+def test_a_crowd_that_waits_for_a_connection_is_no_outage(redis_kind: Kind) -> None:
+    assert redis_kind.url is not None
+    client = connect(redis_kind.url, {"max_connections": 1, "timeout": 0.05})
+    store = RedisStore(client, Limits())
+    held = client.connection_pool.get_connection()
+    with pytest.raises(StoreUnavailable, match="wait"):
+        store.snapshot("c1")
+    client.connection_pool.release(held)
+    assert store.snapshot("c1").sessions == {}
+    assert not store.recovering
+    store.close()
