@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple, Union
 from uuid import UUID
 
@@ -17,6 +18,7 @@ Json = Union[None, bool, int, float, str, "list[Json]", "dict[str, Json]"]
 RESERVED_EVENT_TYPES = frozenset({"end", "gap", "status", "attempt", "error", "open"})
 ROLES = ("user", "assistant", "system", "tool")
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _CURSOR = re.compile(r"(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})", re.ASCII)
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _MAX_ID_BYTES = 256
@@ -223,6 +225,7 @@ def namespace_of(value: str | int | UUID) -> str:
     return check_id(str(value), "namespaceId")
 
 
+@lru_cache(maxsize=1024)
 def check_event_type(value: str) -> str:
     """Return `value` if a producer may emit events of that type. Raises InvalidValue."""
     if value in RESERVED_EVENT_TYPES:
@@ -238,7 +241,7 @@ def to_json(value: object) -> str:
     Raises InvalidValue for NaN, lone surrogates and other non-JSON.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _encode(value)
         if not text.isascii():
             text.encode()
     except (TypeError, ValueError, RecursionError) as error:

@@ -128,6 +128,7 @@ class Run:
         self._callbacks: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self._tokens: list[Token[Run]] = []
+        self._worker: asyncio.Task[object] | None = None
 
     def __repr__(self) -> str:
         return f"<Run {self._task.type} {self.task_id[:8]} of session {self.session_id[:8]}>"
@@ -240,6 +241,8 @@ class Run:
     ) -> None:
         """End the task behind everything emitted, and wait for the store while it is reachable (at most 5 s)."""
         entry = self._live()
+        # A stop that comes from here on finds nothing to stop.
+        self._callbacks.clear()
         trace = None
         if error is not None:
             error_type = type(error).__name__
@@ -372,12 +375,19 @@ class Run:
         await asyncio.to_thread(self.start)
         loop, worker = asyncio.get_running_loop(), asyncio.current_task()
         if worker is not None:
-            self.on_cancel(lambda: _cancel_soon(loop, worker))
+            self._worker = worker
+            self.on_cancel(lambda: _call_soon(loop, self._cancel_worker))
         return self
+
+    def _cancel_worker(self) -> None:
+        """In the event loop: cancel the coroutine, unless it has left the block already."""
+        if self._worker is not None:
+            self._worker.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self._worker = None
         stopped = isinstance(error, asyncio.CancelledError) and self._stop.is_set()
         if self._tokens:
             _current.reset(self._tokens.pop())
@@ -386,9 +396,9 @@ class Run:
         return swallowed and not stopped
 
 
-def _cancel_soon(loop: asyncio.AbstractEventLoop, worker: asyncio.Task[object]) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     try:
-        loop.call_soon_threadsafe(worker.cancel)
+        loop.call_soon_threadsafe(callback)
     except RuntimeError:
         log.info("The event loop of a cancelled task is closed already.")
 

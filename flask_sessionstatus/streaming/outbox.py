@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
 
 from ..errors import Cancelled, InvalidValue, OutboxFull, SessionStatusError, StoreUnavailable
 from ..stores.base import Answer, Append, Beat, Change, End, SessionDraft, Store, TaskDraft, TaskRef, Verdict
@@ -52,6 +53,8 @@ class Entry:
         self.change: Change | None = None
         self.latest = Change()
         self.changed_at = 0.0
+        self.failures = 0
+        self.retry_at = 0.0
         self.end: End | None = None
         self.end_stored = False
         self.ended_at: float | None = None
@@ -112,6 +115,34 @@ class Entry:
         )
 
 
+class Bell:
+    """Wakes the flusher; while it is awake anyway, ringing costs next to nothing."""
+
+    def __init__(self) -> None:
+        self._tokens: SimpleQueue[None] = SimpleQueue()
+        self._rung = False
+
+    def listen(self) -> None:
+        """From here on a ring counts: look for what there is to do, and if there is nothing, wait."""
+        while not self._tokens.empty():
+            self._tokens.get()
+        # Only now: a ring that came meanwhile has something to find already, and the next one must be heard.
+        self._rung = False
+
+    def ring(self) -> None:
+        """Wake the flusher, or keep it from falling asleep; to be called once there is something to find."""
+        if not self._rung:
+            self._rung = True
+            self._tokens.put(None)
+
+    def wait(self, timeout: float | None) -> None:
+        """Sleep until a ring, at most `timeout` s."""
+        try:
+            self._tokens.get(timeout=timeout)
+        except Empty:
+            pass
+
+
 class Outbox:
     """All tasks that run, wait or linger in this process, and the thread that stores what they say."""
 
@@ -130,11 +161,11 @@ class Outbox:
         self._entries: dict[str, Entry] = {}
         self._dirty: dict[str, Entry] = {}
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
+        self._bell = Bell()
         self._progress = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._closing = False
-        self._failures = 0
+        self._reachable = True
 
     # What a run does
 
@@ -214,7 +245,7 @@ class Outbox:
         with self._lock:
             while not entry.settled:
                 left = until - self._monotonic()
-                if left <= 0 or self._failures:
+                if left <= 0 or not self._reachable:
                     return False
                 self._progress.wait(min(left, 0.5))
             return True
@@ -279,19 +310,20 @@ class Outbox:
 
     def _touch(self, entry: Entry) -> None:
         self._dirty[entry.ref.task_id] = entry
-        self._work.notify()
+        self._bell.ring()
 
     def _run(self) -> None:
         while True:
+            self._bell.listen()
             with self._lock:
                 due, wait = self._due()
-                if not due:
-                    if self._closing and not self._dirty:
-                        return
-                    self._work.wait(wait)
-                    continue
+                if not due and self._closing and not self._dirty:
+                    return
                 batches = [(entry, entry.batch()) for entry in due]
-            self._send(batches)
+            if batches:
+                self._send(batches)
+            else:
+                self._bell.wait(wait)
 
     def _due(self) -> tuple[list[Entry], float | None]:
         """The entries to send now, and how long to wait when there are none: progress alone goes at most 4 times a
@@ -303,8 +335,10 @@ class Outbox:
             if entry.settled:
                 del self._dirty[task_id]
                 continue
+            left = entry.retry_at - now
             only_change = entry.stored >= entry.number and not (entry.change and entry.change.running)
-            left = entry.changed_at + CHANGE_INTERVAL - now if only_change and not self._closing else 0.0
+            if only_change and not self._closing:
+                left = max(left, entry.changed_at + CHANGE_INTERVAL - now)
             if left > 0:
                 wait = left if wait is None else min(wait, left)
             elif len(due) < BATCH_TASKS:
@@ -320,20 +354,22 @@ class Outbox:
         except Exception as error:  # a defect must not end the flusher: the events are still here
             log.exception("The outbox could not store its events.")
             answers = [error] * len(batches)
-        failed = False
+        reached = False
         for (entry, append), answer in zip(batches, answers):
             if isinstance(answer, Exception):
-                failed = True
+                stored = False
                 if not isinstance(answer, StoreUnavailable):
                     log.error("Task %s: %s", entry.ref.task_id[:8], answer)
             else:
-                failed = not self._take_up(entry, answer, append) or failed
+                stored = self._take_up(entry, answer, append)
+            reached = reached or stored
+            entry.failures = 0 if stored else entry.failures + 1
+            if not stored:
+                pause = min(MAX_BACKOFF, 0.05 * 2 ** min(entry.failures, 8))
+                entry.retry_at = self._monotonic() + pause * random.uniform(0.5, 1.0)
         with self._lock:
-            self._failures = self._failures + 1 if failed else 0
+            self._reachable = reached
             self._progress.notify_all()
-            if failed:
-                wait = min(MAX_BACKOFF, 0.05 * 2 ** min(self._failures, 8))
-                self._work.wait(wait * random.uniform(0.5, 1.0))
 
     def _take_up(self, entry: Entry, answer: Answer, append: Append | None) -> bool:
         """Act on the store's answer; False when it should be asked again after a pause."""
@@ -415,7 +451,7 @@ class Outbox:
         until = self._monotonic() + timeout
         with self._lock:
             self._closing = True
-            self._work.notify_all()
+            self._bell.ring()
             thread = self._thread
             while any(not entry.settled for entry in self._dirty.values()):
                 left = until - self._monotonic()

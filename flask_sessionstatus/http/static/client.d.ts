@@ -21,7 +21,7 @@ export interface Gap {
   requested: string;
   /** "0-0": nothing is there yet. */
   firstAvailable: string;
-  /** The server does not know `requested` (any more): what it has comes from its beginning, so clear what is shown. */
+  /** What follows does not continue what came before `requested` (that is gone, or of another attempt): clear it. */
   startsOver: boolean;
 }
 

@@ -225,7 +225,8 @@ class Following {
 
   /** A gap is told once, however often the connection breaks behind it. */
   #skip({ requested, firstAvailable }) {
-    const startsOver = firstAvailable === "0-0" || !isAfter(firstAvailable, requested);
+    const elsewhere = requested !== "0-0" && parts(requested)[0] !== parts(firstAvailable)[0];
+    const startsOver = elsewhere || firstAvailable === "0-0" || !isAfter(firstAvailable, requested);
     if (startsOver) this.#cursor = null;
     if (requested !== this.#gap) this.#call("onGap", { requested, firstAvailable, startsOver });
     this.#gap = requested;
