@@ -70,3 +70,18 @@ def test_no_control_frame_holds_a_key_message_or_a_bare_null(state: TaskState) -
         data = json.loads(frame.partition(b"data: ")[2])
         assert data
         assert "message" not in data
+
+
+def test_a_cancelled_task_is_an_abort_to_the_ai_sdk() -> None:
+    frame = WIRES["ai-sdk"].end(Cursor(1, 2), end_data("t1", TaskState.CANCELLED))
+    assert frame == b'data: {"type":"abort"}\n\nid: 1-2\ndata: [DONE]\n\n'
+
+
+def test_an_attempt_is_a_transient_part_to_the_ai_sdk() -> None:
+    frame = WIRES["ai-sdk"].event(Event(Cursor(1, 1), "attempt", '{"attempt":2}'))
+    assert frame == b'id: 1-1\ndata: {"type":"data-attempt","data":{"attempt":2},"transient":true}\n\n'
+
+
+def test_a_stream_closed_before_its_end_is_an_error_to_the_ai_sdk_and_a_retry_to_an_event_source() -> None:
+    assert WIRES["sse"].closing() == WIRES["sse"].opening()
+    assert WIRES["ai-sdk"].closing().startswith(b'data: {"type":"error","errorText":')

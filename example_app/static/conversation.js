@@ -1,20 +1,20 @@
 /** The page of one conversation: finds what is running, shows everything so far, and goes on. */
 
 import { ApiError, get, post, serverNow } from "./api.js";
-import { follow } from "./follow.js";
+import { replayed } from "./replay.js";
 import { Strip } from "./strip.js";
 import { Exchange, element } from "./transcript.js";
 import { showTimes } from "./times.js";
 
 const LOOK_EVERY = 3000;
 const LOOK_WHILE_FOLLOWING = 15000;
-const TYPES = ["question", "sentence", "token"];
 const LIVE = ["pending", "running"];
 
 const byId = (id) => document.getElementById(id);
 const main = byId("main");
 const api = main.dataset.api;
 const conversation = `${api}/conversations/${main.dataset.conversation}`;
+const { follow } = await import(`${api}/client.js`);
 
 const exchanges = new Map();
 const strip = new Strip(stop);
@@ -107,7 +107,7 @@ function place({ key, task, turns }, sessionUrl) {
   const url = task && `${sessionUrl}/tasks/${task.id}/events`;
   if (asked) exchange.ask(asked.content);
   if (task && LIVE.includes(task.state)) {
-    if (following?.task.id !== task.id) followLive(task, exchange, url);
+    if (following?.task.id !== task.id) followLive(task, exchange);
     return;
   }
   if (task && following?.task.id === task.id) unfollow();
@@ -130,26 +130,29 @@ function begin(key) {
 }
 
 /** Follows what is running now. */
-function followLive(task, exchange, url) {
+function followLive(task, exchange) {
   unfollow();
   exchange.state = null;
   exchange.clear();
   exchange.live = true;
   strip.begin(task);
   noteInList("reading now", "dot");
-  const stop = follow(url, TYPES, {
+  const own = { task, connected: false };
+  own.stream = follow(main.dataset.conversation, {
     ...telling(exchange),
-    event(type, data) {
+    sessionId: session.id,
+    onEvent({ type, data }) {
       if (type === "sentence") announce(exchange.lastSentence);
       tell(exchange, type, data);
     },
-    status: (data) => strip.update(data),
-    connection(state) {
-      if (following) following.connected = state === "open";
-      strip.connection(state);
+    onStatus: (data) => strip.update(data),
+    onConnection(state, detail) {
+      own.connected = state === "open";
+      if (following !== own) return;
       if (state === "closed") unfollow();
+      else if (state !== "connecting") strip.connection(state, detail?.retryIn);
     },
-    end({ state }) {
+    onEnd({ state }) {
       unfollow();
       exchange.state = state;
       finish(task, exchange, state);
@@ -158,39 +161,42 @@ function followLive(task, exchange, url) {
       look();
     },
   });
-  following = { task, stop, connected: false };
+  following = own;
 }
 
 /** Stops following; the next look finds out how things stand. */
 function unfollow() {
   if (following) noteInList("just now");
-  following?.stop();
+  following?.stream.close();
   following = null;
   seen = null;
 }
 
 /** Shows once more what an ended task has told, where no turn was stored. */
-function replay(task, exchange, url) {
+async function replay(task, exchange, url) {
   exchange.clear();
   finish(task, exchange, task.state);
-  return new Promise((done) => {
-    follow(url, TYPES, {
-      ...telling(exchange),
-      status() {},
-      connection(state) {
-        if (state !== "closed") return;
-        finish(task, exchange, "gone");
-        done();
-      },
-      end: done,
-    });
-  });
+  const { onEvent, onAttempt, onGap } = telling(exchange);
+  try {
+    for await (const { type, data } of replayed(url)) {
+      if (type === "gap") onGap(data);
+      else if (type === "attempt") onAttempt();
+      else if (type !== "end") onEvent({ type, data });
+    }
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.status === 404) return finish(task, exchange, "gone");
+    exchange.state = seen = null;
+  }
 }
 
 const telling = (exchange) => ({
-  event: (type, data) => tell(exchange, type, data),
-  attempt: () => exchange.clear(),
-  gap: () => keepingPlace(() => exchange.gap()),
+  onEvent: ({ type, data }) => tell(exchange, type, data),
+  onAttempt: () => exchange.clear(),
+  onGap({ startsOver }) {
+    if (startsOver) exchange.clear();
+    keepingPlace(() => exchange.gap());
+  },
 });
 
 function tell(exchange, type, data) {

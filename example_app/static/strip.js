@@ -19,6 +19,7 @@ export class Strip {
     this.stop = byId("stop");
     this.state = byId("state");
     this.estimate = null;
+    this.retryAt = null;
     this.stop.addEventListener("click", () => {
       this.stop.disabled = true;
       this.stop.textContent = this.stop.dataset.stopping = "Stopping…";
@@ -30,6 +31,7 @@ export class Strip {
   /** A task has begun, or was found to be running. */
   begin(task) {
     this.stoppable(true);
+    this.retryAt = null;
     this.kind = task.type;
     this.startedAt = task.startedAt ?? task.createdAt;
     this.show("running", task.type === "summary" ? "Reading" : "Looking it up");
@@ -58,17 +60,26 @@ export class Strip {
     this.tick();
   }
 
-  connection(state) {
+  /** `open`, or `waiting` for `retryIn` ms. */
+  connection(state, retryIn) {
     if (this.node.dataset.state === "settled") return;
     const lost = state !== "open";
     this.show(lost ? "lost" : "running", lost ? "Reconnecting" : this.label);
-    this.doing.textContent = lost ? "Connection lost, trying again…" : this.said;
+    this.retryAt = lost ? Date.now() + retryIn : null;
+    if (lost) this.countDown();
+    else this.doing.textContent = this.said;
+  }
+
+  countDown() {
+    const seconds = Math.ceil((this.retryAt - Date.now()) / 1000);
+    this.doing.textContent = seconds > 0 ? `Connection lost, trying again in ${seconds} s` : "Connection lost, trying again…";
   }
 
   /** The task has ended in `state`; `seconds` is how long it took, if that is known. */
   end(state, seconds) {
     this.estimate = null;
     this.startedAt = null;
+    this.retryAt = null;
     this.stoppable(false);
     this.progress.max = 1;
     this.progress.value = state === "completed" ? 1 : this.progress.value;
@@ -94,6 +105,7 @@ export class Strip {
   }
 
   tick() {
+    if (this.retryAt) this.countDown();
     if (!this.startedAt) return;
     const elapsed = (serverNow() - this.startedAt) / 1000;
     const left = this.estimate ? (this.estimate - serverNow()) / 1000 : 0;

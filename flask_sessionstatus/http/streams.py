@@ -67,6 +67,8 @@ def stream(
         return Response(b"", 200, headers, mimetype=EVENT_STREAM)
     hub = state.engine.hub
     channel = hub.enter(TaskRef(task.conversation_id, task.session_id, task.task_id))
+    if channel is None and task.wire == "ai-sdk":
+        raise StoreUnavailable("This process follows as many streams as it can. Try again in a moment.")
     if channel is None:
         return Response(wire.opening(), 200, headers, mimetype=EVENT_STREAM)
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]

@@ -184,10 +184,10 @@ class Follower:
             if now - checked >= ACCESS_INTERVAL:
                 checked = now
                 if not self._allowed():
-                    return
+                    break
             if step is None or not step.items:
                 self._hub.wait(self._channel, version, self._patience(step, wrote + PING - now, now))
-        yield self._wire.opening()
+        yield self._wire.closing()
 
     def _encode(self, step: Step) -> bytes:
         frames: list[bytes] = []

@@ -28,6 +28,10 @@ class Wire(ABC):
     def ping(self) -> bytes:
         return b": ping\n"
 
+    def closing(self) -> bytes:
+        """The last bytes of a stream that is closed before its end; the client goes on elsewhere."""
+        return self.opening()
+
     @abstractmethod
     def event(self, event: Event) -> bytes:
         """An event of the log."""
@@ -79,6 +83,11 @@ class UiMessageStream(Wire):
     """
 
     headers: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
+
+    def closing(self) -> bytes:
+        # To these clients a clean close is a finished answer.
+        part = {"type": "error", "errorText": "The stream was closed here; it can be resumed."}
+        return f"data: {to_json(part)}\n\n".encode()
 
     def event(self, event: Event) -> bytes:
         data = event.json

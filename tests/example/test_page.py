@@ -305,11 +305,11 @@ def test_a_question_while_something_runs_is_declined_and_kept(page, app):
 
 def test_a_lost_connection_is_told_and_mended(page, app):
     app.config["EXAMPLE_TOKENS_PER_SECOND"] = 2 * SLOW
-    page.route("**/events", lambda route: route.abort("connectionreset"))
+    page.route("**/resume/**", lambda route: route.abort("connectionreset"))
     pick(page, "gettysburg-address")
-    expect(page.locator("#doing")).to_have_text("Connection lost, trying again…")
+    expect(page.locator("#doing")).to_have_text(re.compile(r"^Connection lost, trying again in \d+ s$"))
     expect(state(page)).to_have_text("Reconnecting")
-    page.unroute("**/events")
+    page.unroute("**/resume/**")
     app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
     finished(page)
     assert lines(page) == summary_of("gettysburg-address")
@@ -342,7 +342,7 @@ def frames(*events):
 def test_an_ending_is_told_in_plain_words(page, app, ending, shown, told):
     app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
     body = frames(("token", '{"text": "Four"}'), ("end", f'{{"state": "{ending}"}}'))
-    page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.route("**/resume/**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     pick(page, "constitution")
     expect(page.locator(".outcome")).to_contain_text(told)
     expect(page.locator(".line")).to_have_text("Four")
@@ -352,7 +352,7 @@ def test_what_is_missing_is_told_where_it_is_missing(page, app):
     app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
     gap = ("gap", '{"requested": "1-1", "firstAvailable": "1-9"}')
     body = frames(("token", '{"text": "Four"}'), gap, ("token", '{"text": "years"}'), ("end", '{"state": "cancelled"}'))
-    page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.route("**/resume/**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     pick(page, "constitution")
     expect(page.locator(".told > p")).to_have_text(["Four", re.compile("Something is missing here"), "years"])
 
@@ -365,7 +365,7 @@ def test_a_new_attempt_begins_with_a_clean_page(page, app):
         ("token", '{"text": "Right"}'),
         ("end", '{"state": "cancelled"}'),
     )
-    page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.route("**/resume/**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     pick(page, "constitution")
     expect(page.locator(".line")).to_have_text("Right")
 
