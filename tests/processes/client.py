@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +15,6 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 POLL = 0.02
-ATTEMPTS = 200
 
 
 @dataclass(frozen=True)
@@ -108,19 +109,14 @@ class Client:
         return self._stream(self._connect(), path, headers, method, form)
 
     def stream_elsewhere(self, path: str, process: int) -> Stream:
-        """As `stream`, from a process other than the one that `X-Process` names: a connection stays with its worker."""
-        for _ in range(ATTEMPTS):
-            connection = self._connect()
-            connection.request("GET", "/api/v1/health")
-            with connection.getresponse() as response:
-                response.read()
-                found = response.headers["X-Process"]
-            if found != str(process):
-                stream = self._stream(connection, path)
-                assert stream.headers["X-Process"] == found
-                return stream
-            connection.close()
-        raise AssertionError(f"Each of {ATTEMPTS} connections went to process {process}.")
+        """As `stream`, from a process other than this one of the server's: it is held while the other accepts."""
+        os.kill(process, signal.SIGSTOP)
+        try:
+            stream = self.stream(path)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert stream.headers["X-Process"] != str(process)
+        return stream
 
     def _connect(self) -> http.client.HTTPConnection:
         address = urlsplit(self.url)
