@@ -94,9 +94,12 @@ class Pool:
         with self._lock:
             self._waiting += 1
             if self._waiting > self._threads and self._threads < self._workers:
-                self._threads += 1
-                threading.Thread(target=self._run, name=f"sessionstatus-work-{self._threads}", daemon=True).start()
+                self._start_thread()
         self._jobs.put(job)
+
+    def _start_thread(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._run, name=f"sessionstatus-work-{self._threads}", daemon=True).start()
 
     def _run(self) -> None:
         try:
@@ -110,6 +113,8 @@ class Pool:
         finally:  # SystemExit and its like end the thread; the next job gets a new one
             with self._lock:
                 self._threads -= 1
+                if self._waiting > self._threads:
+                    self._start_thread()
 
     def _work(self, run: Run, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:

@@ -66,10 +66,10 @@ class AppState:
         self.sessions = sessions
         self._app = weakref.ref(app)
         self._lock = threading.Lock()
-        self._pid = 0
         self._engine: Engine | None = None
         self._pool: Pool | None = None
         self._make_store()
+        _forget_in_children(self)
 
     @property
     def anonymous(self) -> bool:
@@ -77,9 +77,19 @@ class AppState:
         return self.hooks.identify is None and self.settings.allow_anonymous
 
     @property
+    def owned(self) -> bool:
+        """Whether a conversation belongs to the namespace of its first live session, and to nobody else."""
+        return self.hooks.can_access is None and not self.anonymous
+
+    @property
     def engine(self) -> Engine:
         engine = self._engine
-        return engine if engine is not None and self._pid == os.getpid() else self._make()
+        return engine if engine is not None else self._make()
+
+    def forget_parent(self) -> None:
+        """In a forked child: what ran in the parent does not run here, and a lock may have been held."""
+        self._lock = threading.Lock()
+        self._engine = self._pool = None
 
     @property
     def store(self) -> Store:
@@ -103,12 +113,13 @@ class AppState:
         )
 
     def _make(self) -> Engine:
-        if self._pid != os.getpid():
-            self._lock = threading.Lock()
         with self._lock:
-            if self._engine is not None and self._pid == os.getpid():
+            if self._engine is not None:
                 return self._engine
             settings = self.settings
+            app = self._app()
+            assert app is not None
+            self._pool = Pool(app, settings.background_workers, settings.background_eager)
             self._engine = Engine(
                 self._make_store(),
                 heartbeat=settings.heartbeat,
@@ -117,10 +128,6 @@ class AppState:
                 max_result_bytes=settings.max_result_bytes,
                 max_events=settings.max_events,
             )
-            app = self._app()
-            assert app is not None
-            self._pool = Pool(app, settings.background_workers, settings.background_eager)
-            self._pid = os.getpid()
             return self._engine
 
     def stats(self) -> Mapping[str, int | bool | str | None]:
@@ -148,7 +155,7 @@ class AppState:
     def shutdown(self, timeout: float = SHUTDOWN) -> bool:
         """End what runs in this process and store what is left; False when that took longer than `timeout` s."""
         engine = self._engine
-        return engine is None or self._pid != os.getpid() or engine.shutdown(timeout)
+        return engine is None or engine.shutdown(timeout)
 
     def stop(self, timeout: float) -> bool:
         """As shutdown, for an app that goes on: its next use starts anew."""
@@ -157,6 +164,17 @@ class AppState:
         if engine is not None:
             engine.store.close()
         return stored
+
+
+def _forget_in_children(state: AppState) -> None:
+    reference = weakref.ref(state)
+
+    def forget() -> None:
+        known = reference()
+        if known is not None:
+            known.forget_parent()
+
+    os.register_at_fork(after_in_child=forget)
 
 
 def _followers_here() -> int:
@@ -181,7 +199,10 @@ class SessionStatus:
     ) -> None:
         self.hooks = Hooks(identify, can_access, is_operator)
         self.sessions = Sessions(
-            lambda: self.state.store, self._default_namespace, lambda: self.state.settings.default_language
+            lambda: self.state.store,
+            self._default_namespace,
+            lambda: self.state.settings.default_language,
+            lambda: self.state.owned,
         )
         if app is not None:
             self.init_app(app)
@@ -294,8 +315,7 @@ class SessionStatus:
             pending=pending,
             idempotency_key=options.idempotency_key,
         )
-        own = state.hooks.can_access is None and not state.anonymous
-        return Run(state.engine, session, task, if_running=options.if_running, own=own)
+        return Run(state.engine, session, task, if_running=options.if_running, own=state.owned)
 
     def background(
         self, type: str = "generation", **options: Any

@@ -69,8 +69,8 @@ class Engine:
             return
         try:
             self.store.record_duration(entry.task.type, entry.duration)
-        except StoreUnavailable:
-            log.info("A duration of %s was not remembered: the store is away.", entry.task.type)
+        except SessionStatusError as error:
+            log.info("A duration of %s was not remembered: %s", entry.task.type, error)
 
     def shutdown(self, timeout: float) -> bool:
         """End what runs here, store what is left and let go; False when that took longer than `timeout` s.
@@ -177,6 +177,8 @@ class Run:
 
         Raises StoreUnavailable, SessionConflict, TaskRunning, AlreadyStarted, NamespaceFull.
         """
+        if self._engine.hub.closed:
+            raise StoreUnavailable("This process is ending. Try again in a moment.")
         begun = self._store.begin(self._session, self._task, self._if_running, self._own)
         self._begun = begun
         self._session = replace(self._session, created_at=begun.session_created_at)
@@ -287,8 +289,8 @@ class Run:
             self._meter.update(float(self.duration()), float(current))
             if total is not None:
                 remaining = self._meter.remaining(float(total))
-        if message is not None:
-            to_json(message)
+        if message is not None and len(to_json(message)) > MAX_MESSAGE:
+            raise InvalidValue(f"A progress message holds at most {MAX_MESSAGE} characters.", taskId=self.task_id)
         self._outbox.change(entry, Change(False, current, total, message, remaining))
 
     def result(self, value: Json) -> None:
@@ -308,10 +310,15 @@ class Run:
         """Renew the lease now. Only for work that stops every other thread of its process for longer than a lease."""
         entry = self._live()
         for beat in self._outbox.beats():
-            if beat.ref == entry.ref:
-                for answer in self._store.beat([beat]):
-                    if not isinstance(answer, Exception):
-                        self._outbox.answered(self.task_id, answer)
+            if beat.ref != entry.ref:
+                continue
+            try:
+                answers = self._store.beat([beat])
+            except StoreUnavailable:
+                return
+            for answer in answers:
+                if not isinstance(answer, Exception):
+                    self._outbox.answered(self.task_id, answer)
 
     # What the work is told
 
@@ -349,7 +356,11 @@ class Run:
         if self._entry is None:
             self.begin()
         self._tokens.append(_current.set(self))
-        self.start()
+        try:
+            self.start()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
@@ -372,7 +383,12 @@ class Run:
         if self._entry is None:
             await asyncio.to_thread(self.begin)
         self._tokens.append(_current.set(self))
-        await asyncio.to_thread(self.start)
+        try:
+            await asyncio.to_thread(self.start)
+        except BaseException as error:
+            self._stop.set()
+            await asyncio.shield(asyncio.to_thread(self.__exit__, type(error), error, error.__traceback__))
+            raise
         loop, worker = asyncio.get_running_loop(), asyncio.current_task()
         if worker is not None:
             self._worker = worker

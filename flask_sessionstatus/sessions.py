@@ -71,9 +71,13 @@ def current_session(snapshot: Snapshot) -> CurrentSession | None:
     return CurrentSession(session_id, status, cursor, created, last_activity)
 
 
-def active_task(snapshot: Snapshot) -> str | None:
-    """The id of the conversation's latest live task."""
-    live = {task_id: task["epoch"] for task_id, task in snapshot.tasks.items() if snapshot.is_live(task)}
+def active_task(snapshot: Snapshot, session_id: str | None = None) -> str | None:
+    """The id of the latest live task of the conversation, or of one session."""
+    live = {
+        task_id: task["epoch"]
+        for task_id, task in snapshot.tasks.items()
+        if snapshot.is_live(task) and session_id in (None, task["session"])
+    }
     return max(live, key=lambda task_id: live[task_id], default=None)
 
 
@@ -90,7 +94,7 @@ def latest_task(snapshot: Snapshot, session_id: str | None = None) -> str | None
 class Sessions:
     """Create, read, change and delete sessions and their turns.
 
-    `default_namespace` gives the caller's namespace where none is named.
+    `default_namespace` gives the caller's namespace where none is named; `own` says whether conversations have owners.
     """
 
     def __init__(
@@ -98,10 +102,12 @@ class Sessions:
         store: Callable[[], Store],
         default_namespace: Callable[[], str | None],
         default_language: Callable[[], str] = lambda: "nl",
+        own: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._default_namespace = default_namespace
         self._default_language = default_language
+        self._own = own
 
     def draft(
         self,
@@ -137,7 +143,7 @@ class Sessions:
         Raises SessionConflict, NamespaceFull, InvalidValue.
         """
         draft = self.draft(conversation_id, session_id, **options)
-        self._store().create_session(draft)
+        self._store().create_session(draft, self._own())
         return self._known(draft.session_id)
 
     def get(self, session_id: str) -> Session | None:
@@ -159,6 +165,9 @@ class Sessions:
         self, session_id: str, *, metadata: Mapping[str, Json | None] | None = None, language: str | None = None
     ) -> Session:
         """Merge metadata (None removes a key) and set the language. Raises NotFound, InvalidValue."""
+        check_id(session_id, "sessionId")
+        if not metadata and language is None:
+            return self._known(session_id)
         fields: dict[str, str | None] = {
             f"meta:{name}": None if value is None else to_json(value)
             for name, value in _mapping(metadata or {}, "metadata").items()

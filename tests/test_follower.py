@@ -167,11 +167,13 @@ class Wrapped:
         self._healthy = healthy
         self.away = False
         self.looks = 0
+        self.asked = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     def events(self, *args: Any) -> Any:
+        self.asked += 1
         if self.away:
             raise StoreUnavailable("away")
         self.looks += 1
@@ -200,11 +202,44 @@ def test_while_the_store_is_away_a_follower_waits(store: MemoryStore, clock: Clo
     wrapped = Wrapped(store)
     job = begin(store)
     job.append(["a"])
-    look = reader(Hub(wrapped, 10), job, clock)  # type: ignore[arg-type]
+    look = reader(Hub(wrapped, 10, monotonic=clock.monotonic), job, clock)  # type: ignore[arg-type]
     wrapped.away = True
     assert look() is None
     wrapped.away = False
+    clock.move(round(BROKEN_TICK * 1000))
     assert numbers(look()) == [1]
+
+
+def test_a_read_that_failed_is_not_repeated_by_each_follower(store: MemoryStore, clock: Clock) -> None:
+    wrapped = Wrapped(store)
+    hub = Hub(wrapped, 100, monotonic=clock.monotonic)  # type: ignore[arg-type]
+    job = begin(store)
+    looks = [reader(hub, job, clock) for _ in range(20)]
+    wrapped.away = True
+    assert [look() for look in looks] == [None] * 20
+    assert wrapped.asked == 1
+
+
+def test_a_cursor_past_the_tail_does_not_end_the_sharing_of_the_others(store: MemoryStore, clock: Clock) -> None:
+    wrapped = Wrapped(store)
+    hub = Hub(wrapped, 100, monotonic=clock.monotonic)  # type: ignore[arg-type]
+    job = begin(store)
+    job.append(["a", "b"])
+    assert numbers(reader(hub, job, clock)()) == [1, 2]
+    reader(hub, job, clock, Cursor(job.epoch, 999))()
+    before = wrapped.asked
+    for _ in range(10):
+        assert numbers(reader(hub, job, clock)()) == [1, 2]
+    assert wrapped.asked <= before + 1
+
+
+def test_an_end_of_a_lost_task_never_names_a_cursor_past_its_tail(store: MemoryStore, clock: Clock) -> None:
+    job = begin(store)
+    job.append(["a"])
+    clock.move(LEASE_MS)
+    ended = reader(Hub(store, 10), job, clock, Cursor(job.epoch, 9))()
+    assert ended is not None
+    assert [item.cursor for item in ended if isinstance(item, Ended)] == [Cursor(job.epoch, 1)]
 
 
 def test_followers_of_a_task_share_their_reads(store: MemoryStore, clock: Clock) -> None:
@@ -249,7 +284,8 @@ def test_followers_are_bounded_and_give_their_places_back(store: MemoryStore) ->
     assert hub.enter(job.ref) is not None
     del followers
     gc.collect()
-    assert hub.followers == 1
+    assert hub.enter(job.ref) is not None
+    assert hub.followers == 2
 
 
 def test_a_closed_hub_ends_its_followers_with_retry(store: MemoryStore, hub: Hub) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from harness import LEASE_MS, Clock, a_session, a_task
 
-from flask_sessionstatus import Cancelled, InvalidValue, OutboxFull, StoreUnavailable
+from flask_sessionstatus import Cancelled, InvalidValue, OutboxFull, SessionStatusError, StoreUnavailable
 from flask_sessionstatus.leases import Beats
 from flask_sessionstatus.models import ORIGIN
 from flask_sessionstatus.stores.base import Answer, Append, Change, End, Limits, TaskRef, Verdict
 from flask_sessionstatus.stores.memory import MemoryStore
-from flask_sessionstatus.streaming.outbox import BATCH_BYTES, BATCH_EVENTS, Bounds, Entry, Outbox
+from flask_sessionstatus.streaming.outbox import BATCH_BYTES, BATCH_EVENTS, BATCH_TASKS, Bounds, Entry, Outbox
 
 REF = TaskRef("c1", "s1", "t1")
 WAIT = 10.0
@@ -323,3 +323,39 @@ def test_closing_stores_what_is_left(store: Flaky, box: Box) -> None:
     assert box.outbox.close(WAIT)
     assert len(store.texts()) == 1000
     assert store.task("s1", "t1").progress.current == 5
+
+
+def test_an_emit_that_waited_for_room_is_refused_once_the_task_has_ended(store: Flaky) -> None:
+    outbox = Outbox(store, Bounds(events=2, wait=WAIT))
+    begun = store.begin(a_session(), a_task())
+    entry = outbox.open(a_session(), a_task(), begun.epoch, begun.tail)
+    store.away = True
+    for number in range(2):
+        outbox.emit(entry, "token", str(number))
+    refused: list[Exception] = []
+
+    def emit() -> None:
+        try:
+            outbox.emit(entry, "token", "late")
+        except SessionStatusError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=emit)
+    thread.start()
+    outbox.end(entry, End("completed"), "{}")
+    store.away = False
+    thread.join(WAIT)
+    assert len(refused) == 1
+    assert outbox.flush(entry, WAIT)
+    assert store.texts() == ["0", "1", "end"]
+
+
+def test_with_many_busy_tasks_each_gets_its_turn(store: Flaky) -> None:
+    outbox = Outbox(store)
+    entries = [Entry(a_session(), a_task(f"t{n}"), 1, 0) for n in range(BATCH_TASKS + 2)]
+    for entry in entries:
+        entry.add("token", "{}")
+        outbox._dirty[entry.ref.task_id] = entry
+    first, _ = outbox._due()
+    second, _ = outbox._due()
+    assert {entry.ref.task_id for entry in entries} == {entry.ref.task_id for entry in [*first, *second]}

@@ -121,8 +121,10 @@ def add_conversations(blueprint: Blueprint) -> None:
         state = app_state()
         namespace = enter_conversation(state, conversation_id)
         snapshot = state.store.snapshot(conversation_id)
-        task_id = active_task(snapshot) if is_visible(state, namespace, snapshot) else None
         wanted = query.get("session_id")
+        task_id = None
+        if is_visible(state, namespace, snapshot):
+            task_id = active_task(snapshot, wanted) or active_task(snapshot)
         if task_id is not None and wanted is not None and snapshot.tasks[task_id]["session"] != wanted:
             raise TaskRunning(
                 "The task of another session is active.", sessionId=wanted, conversationId=conversation_id

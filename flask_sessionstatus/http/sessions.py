@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from flask import Response, request, url_for
 from flask_smorest import Blueprint
 
-from ..errors import Forbidden, InvalidValue
+from ..errors import Forbidden, InvalidValue, NotFound, SessionConflict
 from ..models import Session, Turn
 from .access import app_state, caller, session_for_caller, unknown
 from .body import flat, read_json
@@ -53,7 +53,10 @@ def add_sessions(blueprint: Blueprint) -> None:
         if can_access is not None and conversation_id is not None and not can_access(namespace, conversation_id):
             raise Forbidden("This conversation is not yours to see.", conversationId=conversation_id)
         sessions = state.sessions
-        session = sessions.create(conversation_id, namespace_id=namespace, **body)
+        try:
+            session = sessions.create(conversation_id, namespace_id=namespace, **body)
+        except SessionConflict:
+            raise NotFound("Conversation not found", conversationId=conversation_id or "") from None
         endpoint = request.endpoint or ""
         location = url_for(f"{endpoint.rpartition('.')[0]}.get_session", session_id=session.session_id)
         return json_response(_dump(session), 201, {"Location": location})
@@ -83,7 +86,7 @@ def add_sessions(blueprint: Blueprint) -> None:
         headers = {}
         if page.next is not None:
             following = urlencode({**request.args.to_dict(), "cursor": page.next}, quote_via=quote)
-            headers["Link"] = f'<{request.path}?{following}>; rel="next"'
+            headers["Link"] = f'<{request.script_root}{request.path}?{following}>; rel="next"'
         return json_response(_summaries.dump(shown), 200, headers)
 
     @blueprint.route(SESSION, methods=["GET"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, current_app, request
 
 from ..errors import StoreUnavailable
-from ..models import ORIGIN, Cursor, Task
+from ..models import ORIGIN, Cursor, Task, TaskState
 from ..stores.base import Store, TaskRef
 from ..stores.codec import Snapshot
 from ..streaming.follower import Follower
@@ -59,7 +59,7 @@ def stream(
     if task is None:
         return nothing_more()
     after = ORIGIN if cursor is None or gone is not None else cursor
-    if gone is None and cursor == task.cursor and not task.state.live:
+    if gone is None and cursor is not None and _is_over(task, cursor):
         return nothing_more()
     wire = WIRES[task.wire]
     headers = {**STREAM_HEADERS, **wire.headers}
@@ -82,6 +82,11 @@ def stream(
 
     follower = Follower(hub, channel, after, wire, allowed=allowed, gone=gone)
     return Response(follower, 200, headers, mimetype=EVENT_STREAM, direct_passthrough=True)
+
+
+def _is_over(task: Task, cursor: Cursor) -> bool:
+    """Whether nothing (more) comes after the cursor: it is the end's, or the last that a lost task left."""
+    return not task.state.live and (cursor == task.cursor or (task.state is TaskState.LOST and cursor > task.cursor))
 
 
 def nothing_more() -> Response:

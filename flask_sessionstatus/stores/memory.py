@@ -328,6 +328,8 @@ class MemoryStore(Store):
         ids = {"sessionId": draft.session_id, "conversationId": draft.conversation_id}
         if f"session:{draft.session_id}" in self._tombstones:
             raise NotFound("The session was deleted.", **ids)
+        if own and draft.created_at is None:
+            self._check_owner(draft)
         session = self._sessions.get(draft.session_id)
         if session is None:
             if draft.created_at is not None and now >= draft.created_at + (self.limits.max_age or now):
@@ -344,6 +346,18 @@ class MemoryStore(Store):
         if own and session.record.get("ns") != draft.namespace_id:
             raise SessionConflict("The session belongs to somebody else.", **ids)
         return session
+
+    def _check_owner(self, draft: SessionDraft) -> None:
+        """A conversation belongs to the namespace of its first live session."""
+        conversation = self._conversations.get(draft.conversation_id, _Conversation())
+        living = [session for session_id in list(conversation.sessions) if (session := self._sessions.get(session_id))]
+        first = min(living, key=lambda session: (session.record["created"], session.session_id), default=None)
+        if first is not None and first.record.get("ns") != draft.namespace_id:
+            raise SessionConflict(
+                "The conversation belongs to somebody else.",
+                sessionId=draft.session_id,
+                conversationId=draft.conversation_id,
+            )
 
     def _check_namespace(self, draft: SessionDraft, now: int) -> None:
         maximum = self.limits.max_sessions_per_namespace
@@ -453,13 +467,21 @@ class MemoryStore(Store):
         if task.idempotency_key is None:
             return
         used = conversation.keys.get(task.idempotency_key)
-        if used is None or now >= used[2]:
+        if used is None or not self._counts(conversation, used, now):
             return
         task_id, session_id, _ = used
         first = self.task(session_id, task_id)
         if first is None:
             raise NotFound("The task that this idempotency key started is gone.", taskId=task_id)
         raise AlreadyStarted("The idempotency key was used before.", first, taskId=task_id)
+
+    @staticmethod
+    def _counts(conversation: _Conversation, used: tuple[str, str, int], now: int) -> bool:
+        """Whether an idempotency key still counts: for a TTL, and as long as the task that it started runs."""
+        task_id, session_id, expires = used
+        session = conversation.sessions.get(session_id)
+        task = session.tasks.get(task_id) if session is not None else None
+        return now < expires or (task is not None and state_at(task.record, now).live)
 
     @staticmethod
     def _in_the_way(conversation: _Conversation, if_running: str, now: int) -> list[tuple[_Session, str, _Task]]:
@@ -532,8 +554,9 @@ class MemoryStore(Store):
             self._store(entry, [("attempt", to_json({"attempt": task.attempt}))], 0)
         if task.idempotency_key is not None:
             conversation = self._conversations[session.conversation_id]
-            keys = conversation.keys = {key: used for key, used in conversation.keys.items() if now < used[2]}
-            keys[task.idempotency_key] = (task.task_id, session.session_id, session.record["expires"])
+            kept = {key: used for key, used in conversation.keys.items() if self._counts(conversation, used, now)}
+            used = task.task_id, session.session_id, session.record["expires"]
+            conversation.keys = {**kept, task.idempotency_key: used}
         for other, task_id, running in stopping:
             running.record.setdefault("cancel", now)
             self._announce(other, task_id, cancel=True)

@@ -217,10 +217,15 @@ class RedisStore(Store):
             names.append(("SET", self._session_key(session_id), quote(conversation_id, safe=""), "PX", left))
             member = self._member(session_id, conversation_id)
             places += [(key, (member, left, 0)) for key in self._places(namespace_id)]
-        self._calls.commands(*names)
-        for reply in self._calls.scripts("reserve", places):
+        try:
+            self._calls.commands(*names)
+            replies = self._calls.scripts("reserve", places)
+        except StoreUnavailable as error:
+            replies = [error]
+        for reply in replies:
             if isinstance(reply, Exception):
-                raise reply
+                # What was asked for is done; the next beat or write renews these.
+                log.warning("A session's places were not renewed: %s", reply)
 
     # Sessions
 
@@ -450,9 +455,16 @@ class RedisStore(Store):
         found = []
         for i in range(2, len(reply), 2):
             task_id = unquote(reply[i].decode())
-            task = self._task(_decode_task(reply[i + 1], task_id), task_id, conversation, reply[1], now)
-            if task.session_id == session_id:
-                found.append(task)
+            try:
+                record = _decode_task(reply[i + 1], task_id)
+            except RecordUnreadable:
+                if only:
+                    raise
+                self.counters.unreadable += 1
+                log.error("Left out of a listing: the stored record of task %s cannot be read.", task_id[:8])
+                continue
+            if record["session"] == session_id:
+                found.append(self._task(record, task_id, conversation, reply[1], now))
         return found
 
     def events(self, ref: TaskRef, after: Cursor, limit: int) -> Page | None:

@@ -159,7 +159,8 @@ class Calls:
             return RecordUnreadable("A stored record cannot be read.")
         answered = isinstance(error, redis.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)
         if answered and not any(word in text for word in _AWAY):
-            return error
+            log.error("The store refused: %s", text)
+            return StoreUnavailable("The store refused. Try again in a moment.")
         if NO_CONNECTION in text:
             return StoreUnavailable("Too many wait for the store here. Try again in a moment.")
         if self._failed_since is None or self._recovered_at is not None:

@@ -82,7 +82,7 @@ class Reader:
         if self.position > tail and task.state is not TaskState.LOST:
             return self._wait_for_refill(page)
         if task.state is TaskState.LOST:
-            return [Ended(self.position, end_data(task.task_id, task.state))]
+            return [Ended(min(self.position, task.cursor), end_data(task.task_id, task.state))]
         if task.state.terminal and self.position < tail:
             # The end is in the record, but the log has lost it.
             end = Ended(tail, end_data(task.task_id, task.state, task.error_type, task.error_message))
@@ -160,11 +160,14 @@ class Follower:
         """Give the follower's place back; the iterator is done."""
         if not self._left:
             self._left = True
-            self._frames.close()
-            self._hub.leave(self._channel)
+            try:
+                self._frames.close()
+            finally:
+                self._hub.leave(self._channel)
 
     def __del__(self) -> None:
-        self.close()
+        if not self._left:
+            self._hub.abandon(self._channel)
 
     def _follow(self) -> Generator[bytes, None, None]:
         yield self._wire.opening()
@@ -222,7 +225,8 @@ class Follower:
             task = step.page.task
             if task.deadline is not None:
                 lease = min(task.deadline - step.page.now, self._hub.store.limits.lease)
-                waits.append(max(0.01, lease / 1000))
+                if lease > 0:  # else it is live by grace: the writers may not have renewed it after an outage
+                    waits.append(max(0.01, lease / 1000))
             if _shown(task) != self._shown:
                 waits.append(max(0.0, self._shown_at + STATUS_INTERVAL - now))
         return min(waits)

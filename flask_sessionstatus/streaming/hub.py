@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 
+from ..errors import StoreUnavailable
 from ..models import ORIGIN, Cursor, Event
 from ..stores.base import Page, Store, TaskRef, Wakeups
 
@@ -39,6 +40,7 @@ class Channel:
         self._looked: Page | None = None
         self._looked_version = -1
         self._looked_at = 0.0
+        self._failed_at = float("-inf")
         self._monotonic = monotonic
         self._hints: deque[tuple[int, bytes]] = deque()
         self._since = ORIGIN
@@ -58,7 +60,10 @@ class Channel:
     def _take_hints(self, store: Store) -> None:
         """Take up what wake-ups brought, as long as it goes on from the last look: that saves reading the log."""
         while self._hints and self._looked is not None:
-            version, hint = self._hints.popleft()
+            try:
+                version, hint = self._hints.popleft()
+            except IndexError:  # a wake-up without a hint cleared them
+                return
             if version != self._looked_version + 1:
                 continue
             hinted = store.hinted(self.ref, hint)
@@ -83,7 +88,8 @@ class Channel:
             return False
         age = self._monotonic() - self._looked_at
         deadline = looked.task.deadline
-        return age < FRESH and (deadline is None or looked.now + age * 1000 < deadline)
+        expires = deadline is not None and looked.now < deadline
+        return age < FRESH and not (expires and looked.now + age * 1000 >= (deadline or 0))
 
     def look(self, store: Store, after: Cursor, version: int) -> Page | None:
         """The events after a cursor, at most PAGE, with the task as of `version` or later."""
@@ -91,9 +97,10 @@ class Channel:
             self._take_hints(store)
             covered = self._covers(after)
             if not covered or not self._is_fresh(version):
-                start = self._last if covered else after
-                page = store.events(self.ref, start, PAGE)
-                if page is None or not (covered or after > self._last):
+                page = self._read(store, self._last if covered else after)
+                # A cursor past the tail (of whomever) must not take the stretch away from the others.
+                ahead = page is not None and after > self._last and (page.events or after == page.task.cursor)
+                if page is None or not (covered or ahead):
                     return page
                 if not covered:
                     self._since, self._events, self._cursors = after, [], []
@@ -107,6 +114,16 @@ class Channel:
             events = self._events[first : first + PAGE]
             self._trim()
             return looked.with_events(events)
+
+    def _read(self, store: Store, after: Cursor) -> Page | None:
+        """Read the log; once that failed, it is not tried again by each follower in turn."""
+        if self._monotonic() - self._failed_at < BROKEN_TICK:
+            raise StoreUnavailable("The store is unavailable. Try again in a moment.")
+        try:
+            return store.events(self.ref, after, PAGE)
+        except StoreUnavailable:
+            self._failed_at = self._monotonic()
+            raise
 
     @property
     def _last(self) -> Cursor:
@@ -145,6 +162,7 @@ class Hub:
         self._callbacks: dict[str, Callable[[], None]] = {}
         self._wakeups: Wakeups | None = None
         self._closed = False
+        self._abandoned: deque[Channel] = deque()
 
     @property
     def closed(self) -> bool:
@@ -159,6 +177,8 @@ class Hub:
     def enter(self, ref: TaskRef) -> Channel | None:
         """Take a follower's place; None when all are taken or the hub is closed. Give it back with leave."""
         name = self.store.channel(ref)
+        while self._abandoned:
+            self.leave(self._abandoned.popleft())
         with self._lock:
             if self.followers >= self.max_followers or self._closed:
                 return None
@@ -181,7 +201,16 @@ class Hub:
             if last:
                 del self._channels[channel.name]
         if last:
-            self._listen().forget(channel.name)
+            wakeups = self._listen()
+            wakeups.forget(channel.name)
+            with self._lock:
+                taken_again = channel.name in self._channels
+            if taken_again:  # somebody came while it was being forgotten
+                wakeups.watch(channel.name)
+
+    def abandon(self, channel: Channel) -> None:
+        """Give a place back from where no lock may be taken: the garbage collector. It is free at the next enter."""
+        self._abandoned.append(channel)
 
     def wait(self, channel: Channel, version: int, timeout: float) -> None:
         """Wait until something may have happened since `version`, at most `timeout` s."""

@@ -207,7 +207,7 @@ class Outbox:
                     taskId=entry.ref.task_id,
                 )
             self._progress.wait(left)
-            if entry.stopped is not None:
+            if entry.stopped is not None or entry.end is not None:
                 self._refuse(entry)
 
     def change(self, entry: Entry, change: Change) -> None:
@@ -335,7 +335,7 @@ class Outbox:
             if entry.settled:
                 del self._dirty[task_id]
                 continue
-            left = entry.retry_at - now
+            left = entry.retry_at - time.monotonic()  # paces this thread, whatever clock the leases go by
             only_change = entry.stored >= entry.number and not (entry.change and entry.change.running)
             if only_change and not self._closing:
                 left = max(left, entry.changed_at + CHANGE_INTERVAL - now)
@@ -343,6 +343,8 @@ class Outbox:
                 wait = left if wait is None else min(wait, left)
             elif len(due) < BATCH_TASKS:
                 due.append(entry)
+                # To the back: with many busy tasks each gets its turn.
+                self._dirty[task_id] = self._dirty.pop(task_id)
         return due, wait
 
     def _send(self, batches: Sequence[tuple[Entry, Append]]) -> None:
@@ -361,12 +363,16 @@ class Outbox:
                 if not isinstance(answer, StoreUnavailable):
                     log.error("Task %s: %s", entry.ref.task_id[:8], answer)
             else:
-                stored = self._take_up(entry, answer, append)
+                try:
+                    stored = self._take_up(entry, answer, append)
+                except Exception:  # one task's trouble must not end the flusher of all
+                    log.exception("The outbox could not go on with task %s.", entry.ref.task_id[:8])
+                    stored = False
             reached = reached or stored
             entry.failures = 0 if stored else entry.failures + 1
             if not stored:
                 pause = min(MAX_BACKOFF, 0.05 * 2 ** min(entry.failures, 8))
-                entry.retry_at = self._monotonic() + pause * random.uniform(0.5, 1.0)
+                entry.retry_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
         with self._lock:
             self._reachable = reached
             self._progress.notify_all()

@@ -819,3 +819,26 @@ def test_turn_ids_may_hold_anything(store: Store) -> None:
     turns = store.turns("s1", None, 100)
     assert turns is not None
     assert [turn.turn_id for turn in turns] == list(STRANGE_IDS)
+
+
+def test_nobody_begins_in_a_conversation_that_belongs_to_somebody_else(store: Store) -> None:
+    mine = begin(store, a_session("s1", namespace_id="alice"), a_task("t1", idempotency_key="k"))
+    for if_running in ("allow", "reject", "replace"):
+        with pytest.raises(SessionConflict) as refused:
+            begin(store, a_session("s2", namespace_id="bob"), a_task("t2", idempotency_key="k"), if_running=if_running)
+        assert "t1" not in str(refused.value.ids)
+    with pytest.raises(SessionConflict):
+        store.create_session(a_session("s3", namespace_id="bob"))
+    assert mine.task.cancel_requested_at is None
+    assert set(store.snapshot("c1").sessions) == {"s1"}
+    assert store.sessions("bob", 10, None).sessions == []
+    begin(store, a_session("s4", namespace_id="bob"), a_task("t4"), own=False)
+
+
+def test_an_idempotency_key_counts_as_long_as_its_task_runs(store: Store, clock: Clock) -> None:
+    job = begin(store, task=a_task("t1", idempotency_key="k"))
+    for _ in range(TTL * 2 // LEASE + 1):
+        clock.move(LEASE - 1)
+        job.beat()
+    with pytest.raises(AlreadyStarted):
+        begin(store, task=a_task("t2", idempotency_key="k"))

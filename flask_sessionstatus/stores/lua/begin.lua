@@ -38,7 +38,18 @@ end
 
 local session = sessions[session_id]
 if session and NOW >= session.expires then session = nil end
-if session and own == '1' and session.ns ~= wanted.ns then return {'conflict'} end
+if own == '1' and not healing then
+  -- A conversation belongs to the namespace of its first live session.
+  local first, first_id
+  for id, other in pairs(sessions) do
+    if NOW < other.expires and
+      (not first or other.created < first.created or (other.created == first.created and id < first_id)) then
+      first, first_id = other, id
+    end
+  end
+  if first and first.ns ~= wanted.ns then return {'conflict'} end
+  if session and session.ns ~= wanted.ns then return {'conflict'} end
+end
 -- A session that has reached its maximum age is over, also for the writer that still holds it.
 if not session and wanted.created and max_age > 0 and NOW >= wanted.created + max_age then return {'deleted'} end
 
@@ -53,11 +64,16 @@ if known then
   if known.attempt >= draft.attempt then return {'fenced', task_id, session_id} end
 end
 
+-- A key counts for a TTL, and as long as the task that it started runs.
+local function counts(used)
+  return NOW < used.expires or (tasks[used.task] and is_live(tasks[used.task]))
+end
+
 local stopping = {}
 if draft and not healing and not known then
   if draft.key then
     local used = keys[draft.key]
-    if used and NOW < used.expires then return {'used', used.task, used.session} end
+    if used and counts(used) then return {'used', used.task, used.session} end
   end
   for id, task in pairs(tasks) do
     if is_live(task) and if_running ~= 'allow' then
@@ -97,7 +113,7 @@ for id, task in pairs(tasks) do
 end
 
 for key, used in pairs(keys) do
-  if NOW >= used.expires then redis.call('HDEL', CONVERSATION, 'key:' .. key) end
+  if not counts(used) then redis.call('HDEL', CONVERSATION, 'key:' .. key) end
 end
 
 for _, id in ipairs(stopping) do
