@@ -11,6 +11,9 @@ from flask import Flask
 from flask_sessionstatus import Run, SessionStatus, StoreUnavailable, TaskState
 from flask_sessionstatus import extension as extension_module
 
+# A job that leaves by SystemExit ends its thread; pytest tells of that in whichever test comes next.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 THREADS = 8
 
 
@@ -63,7 +66,6 @@ def test_an_app_that_was_shut_down_can_be_used_again(app: Flask, sessionstatus: 
     assert task.status == "completed"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_job_behind_one_that_ends_its_thread_still_runs(app: Flask, sessionstatus: SessionStatus) -> None:
     app.config["SESSIONSTATUS_BACKGROUND_WORKERS"] = 1
     done = threading.Event()

@@ -198,3 +198,33 @@ def test_identify_goes_before_anonymous_use(make_host: MakeHost) -> None:
     host.session("s1", "c1", "somebody")
     assert host.get("/sessions/s1").status_code == 404
     assert host.get("/sessions").json == []
+
+
+def test_nobody_makes_a_session_in_a_conversation_of_somebody_else(host: Host) -> None:
+    host.begin("s1")
+    host.user = "u2"
+    response = host.post("/sessions", json={"conversationId": "c1"})
+    assert response.status_code == 404
+    assert host.get("/sessions").json == []
+    host.user = "u1"
+    body = host.get("/conversations/c1/active-session").json
+    assert body is not None
+    assert body["sessionId"] == "s1"
+
+
+def test_a_lost_tasks_stream_is_over_for_a_cursor_past_its_tail(host: Host) -> None:
+    job = host.begin()
+    job.append(["a"])
+    host.clock.move(60_000)
+    past = host.get(f"/conversations/c1/resume/s1?cursor={job.epoch}-9")
+    assert past.status_code == 204
+
+
+def test_a_change_of_nothing_is_no_activity(host: Host) -> None:
+    host.session()
+    host.clock.move(5_000)
+    before = host.get("/sessions/s1").json
+    after = host.request("PATCH", "/sessions/s1", json={}).json
+    assert before is not None
+    assert after is not None
+    assert (after["lastActivity"], after["expiresAt"]) == (before["lastActivity"], before["expiresAt"])

@@ -201,6 +201,16 @@ def test_a_stop_that_names_another_session_is_409_and_stops_nothing(host: Host) 
     assert job.task.cancel_requested_at is None
 
 
+def test_a_stop_that_names_one_of_two_active_sessions_stops_that_one(host: Host) -> None:
+    first, second = host.begin("s1", task="t1"), host.begin("s2", task="t2")
+    response = host.post("/conversations/c1/stop?session_id=s1")
+    assert response.status_code == 202
+    assert response.json is not None
+    assert (response.json["sessionId"], response.json["taskId"]) == ("s1", "t1")
+    assert first.task.cancel_requested_at is not None
+    assert second.task.cancel_requested_at is None
+
+
 def test_a_stop_when_nothing_is_active_is_404(host: Host) -> None:
     expected = {"error": "No active session to stop", "conversationId": "c1"}
     for prepare in (lambda: None, host.session, lambda: host.begin().end()):
