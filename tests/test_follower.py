@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from harness import LEASE_MS, Clock, Job, Kind, a_session, a_task, begin
+from harness import LEASE_MS, Clock, Job, Kind, a_session, a_task, begin, heal
 
 from flask_sessionstatus import StoreUnavailable
 from flask_sessionstatus.models import ORIGIN, Cursor, Event, Progress, Task
@@ -394,3 +394,32 @@ def test_what_wakeups_bring_loses_no_event_when_an_attempt_begins(redis_kind: Ki
     ]
     assert not any(isinstance(item, Gap) for item in seen)
     hub.close()
+
+
+def test_a_task_that_the_store_lost_is_waited_for_until_it_is_made_again(store: MemoryStore, clock: Clock) -> None:
+    emptied = MemoryStore(store.limits, clock=clock)
+    wrapped = Wrapped(store)
+    job = begin(store)
+    job.append(["a"])
+    look = reader(Hub(wrapped, 10, monotonic=clock.monotonic), job, clock)  # type: ignore[arg-type]
+    assert numbers(look()) == [1]
+    wrapped._store = emptied
+    clock.move(LEASE_MS - 1000)
+    assert look() is None
+    job.store = emptied
+    heal(job)
+    job.append(["a", "b"], base=0)
+    clock.move(500)
+    assert numbers(look()) == [2]
+
+
+def test_a_task_that_nobody_makes_again_within_a_lease_is_over(store: MemoryStore, clock: Clock) -> None:
+    wrapped = Wrapped(store)
+    job = begin(store)
+    look = reader(Hub(wrapped, 10, monotonic=clock.monotonic), job, clock)  # type: ignore[arg-type]
+    wrapped._store = MemoryStore(store.limits, clock=clock)
+    assert look() is None
+    clock.move(LEASE_MS)
+    ended = look()
+    assert ended is not None
+    assert isinstance(ended[-1], Ended)

@@ -353,7 +353,11 @@ class Store(ABC):
 
     @abstractmethod
     def events(self, ref: TaskRef, after: Cursor, limit: int) -> Page | None:
-        """Events after a cursor (exclusive), with the task at the same moment; None: no such task."""
+        """Events after a cursor (exclusive), with the task at the same moment.
+
+        None: no such task, or not yet, since an outbox may be about to make it again. Raises NotFound for a deleted
+        one.
+        """
 
     @abstractmethod
     def result(self, session_id: str, task_id: str) -> str | None:

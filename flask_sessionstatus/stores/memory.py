@@ -703,6 +703,8 @@ class MemoryStore(Store):
 
     def events(self, ref: TaskRef, after: Cursor, limit: int) -> Page | None:
         with self._step() as now:
+            if f"task:{ref.task_id}" in self._tombstones:
+                raise NotFound("The session was deleted.", sessionId=ref.session_id, taskId=ref.task_id)
             session, task = self._held(ref)
             if session is None or task is None:
                 return None

@@ -478,6 +478,8 @@ class RedisStore(Store):
         )
         if not reply:
             return None
+        if len(reply) == 1:
+            raise NotFound("The session was deleted.", sessionId=ref.session_id, taskId=ref.task_id)
         now, first = int(reply[0]), reply[2].decode()
         return Page(
             now,

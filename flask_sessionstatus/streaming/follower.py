@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import StoreUnavailable
+from ..errors import NotFound, StoreUnavailable
 from ..models import ORIGIN, Cursor, Event, Task, TaskState
 from ..stores.base import Page
 from .frames import Wire, end_data
@@ -57,6 +57,7 @@ class Reader:
         self._channel = channel
         self._monotonic = monotonic
         self._ahead_since: float | None = None
+        self._missing_since: float | None = None
 
     def step(self, version: int) -> Step | None:
         """What comes next; None while the store is away or may still be healed."""
@@ -64,14 +65,23 @@ class Reader:
             page = self._channel.look(self._hub.store, self.position, version)
         except StoreUnavailable:
             return None
+        except NotFound:
+            return self._gone()
         if page is None:
-            if self._hub.store.recovering:
-                return None
-            gone = end_data(
-                self._channel.ref.task_id, TaskState.CANCELLED, "SessionDeleted", "The session is no longer there."
-            )
-            return Step([Ended(self.position, gone)])
+            return None if self._may_come_back() else self._gone()
+        self._missing_since = None
         return Step(self._items(page), page)
+
+    def _may_come_back(self) -> bool:
+        """What is missing may have been lost: for one lease its outbox may make it again."""
+        now = self._monotonic()
+        if self._missing_since is None:
+            self._missing_since = now
+        return now - self._missing_since < self._hub.store.limits.lease / 1000 or self._hub.store.recovering
+
+    def _gone(self) -> Step:
+        data = ("SessionDeleted", "The session is no longer there.")
+        return Step([Ended(self.position, end_data(self._channel.ref.task_id, TaskState.CANCELLED, *data))])
 
     def _items(self, page: Page) -> list[Item]:
         if page.events:

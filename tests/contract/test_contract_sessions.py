@@ -397,7 +397,8 @@ def test_a_deleted_session_is_gone_everywhere(store: Store) -> None:
     assert store.turns("s1", None, 10) is None
     assert store.tasks("s1", 10) is None
     assert store.task("s1", "t1") is None
-    assert job.page() is None
+    with pytest.raises(NotFound):
+        job.page()
     assert job.cancel() is None
     assert store.update_session("s1", {"language": "x"}) is False
 
@@ -445,7 +446,8 @@ def test_earlier_finished_tasks_are_deleted_with_their_session(store: Store) -> 
     first.end(result="1")
     begin(store, task=a_task("t2"))
     store.delete_session("s1")
-    assert first.page() is None
+    with pytest.raises(NotFound):
+        first.page()
     assert store.result("s1", "t1") is None
     assert first.append(["late"]).verdict is Verdict.DELETED
 
