@@ -142,7 +142,8 @@ def follow(node: str, relay: Relay, script: Callable[..., Script]) -> Callable[.
     return start
 
 
-@pytest.fixture(scope="session")
+# For a module only: while it is there, its event loop is the main thread's, and nothing else there can run one.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     try:
