@@ -26,7 +26,8 @@ BATCH_TASKS = 128
 KEPT_BYTES = 8_388_608
 FULL_WAIT = 30.0
 CHANGE_INTERVAL = 0.25
-MAX_BACKOFF = 1.0
+# Well below two heartbeats: for so long after an outage the unknown is not called unknown.
+MAX_BACKOFF = 0.3
 
 
 @dataclass(frozen=True)
@@ -446,6 +447,7 @@ class Outbox:
             return True
         log.warning("Task %s was made again: the store had lost it.", entry.ref.task_id[:8])
         with self._lock:
+            entry.retry_at = 0.0
             entry.stored = entry.floor
             entry.end_stored = False
             entry.change = entry.latest if entry.end is None else None
