@@ -50,8 +50,8 @@ def measure(uri: str, events: int) -> list[tuple[int, float, float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--redis")
+    parser.add_argument("--events", type=int, default=1_000_000, help="how many the task emits (1,000,000)")
+    parser.add_argument("--redis", help="URI of a server that the task is written to; default: one is started")
     options = parser.parse_args()
     with redis_server(options.redis) as uri:
         rows = measure(uri, options.events)

@@ -1,4 +1,4 @@
-"""A Redis server for a benchmark: the one that is named, else one of its own."""
+"""A helper of the other benchmarks, nothing to run: a Redis server, the one that is named, else one of its own."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def executable() -> str:
 
 
 @contextmanager
-def redis_server(uri: str | None = None, *options: str) -> Iterator[str]:
-    """The URI of a server that may be written to; one that is started here is ended."""
+def redis_server(uri: str | None = None, *options: str, port: int = 0) -> Iterator[str]:
+    """The URI of a server that may be written to; one that is started here (on any port, or on `port`) is ended."""
     if uri is not None:
         yield uri
         return
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         command = [executable(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder, *options]

@@ -135,7 +135,7 @@ def main() -> None:
                 if store == "memory":
                     bare, name = bare_constant(), "view that returns a constant"
                 else:
-                    client = app.extensions["sessionstatus"].store._calls.client
+                    client = redis.Redis.from_url(uri)
                     client.hset("bare", mapping={f"field-{i}": "x" * 40 for i in range(6)})
                     bare, name = bare_hgetall(client, "bare"), "view with one HGETALL"
                 variants = {

@@ -34,6 +34,10 @@ from flask_sessionstatus import Run, SessionStatus
 TASKS = 100
 EVENTS = 2_000
 DATA = {"text": "a word or two "}
+ARRIVING, ARRIVAL = 200, 120
+"""So many followers may be on their way at a time, so that they arrive as fast as the server takes them; and for how
+long they may (s)."""
+
 Row = tuple[str, str, str]
 
 
@@ -140,7 +144,7 @@ def read_bare(uri: str, count: int, results: Connection) -> None:
     last = b"$"
     results.send("ready")
     while len(received) < count:
-        found: Any = reader.xread({"bare": last}, block=5_000)
+        found: Any = reader.xread({"bare": last}, block=60_000)
         for _, entries in found.items() if isinstance(found, dict) else found:
             for entry in entries if not isinstance(entries[0], list) else entries[0]:
                 received.append(time.perf_counter())
@@ -161,7 +165,7 @@ def read_followed(uri: str, session_id: str, results: Connection) -> None:
     results.send(received)
 
 
-def paced(send: Callable[[], Any], count: int = 1_000, pause: float = 0.004) -> list[float]:
+def paced(send: Callable[[], Any], count: int, pause: float = 0.004) -> list[float]:
     """When each of `count` messages was sent, `pause` s apart."""
     time.sleep(0.3)
     sent = []
@@ -172,17 +176,15 @@ def paced(send: Callable[[], Any], count: int = 1_000, pause: float = 0.004) -> 
     return sent
 
 
-def latency(uri: str) -> list[Row]:
-    """From a producer to a follower in another process, against a bare XADD to an XREAD BLOCK loop in one."""
+def latency(uri: str, rounds: int = 5, count: int = 200) -> list[Row]:
+    """From a producer to a follower in another process, in turns with a bare XADD to an XREAD BLOCK loop in one."""
     client = redis.Redis.from_url(uri)
     client.xadd("bare", {"d": "first"})
     processes = get_context("spawn")
-    here, there = processes.Pipe()
-    processes.Process(target=read_bare, args=(uri, 1_000, there)).start()
-    here.recv()
+    bare_here, bare_there = processes.Pipe()
+    processes.Process(target=read_bare, args=(uri, rounds * count, bare_there)).start()
+    bare_here.recv()
     entry = {"t": "token", "d": '{"text":"a word"}'}
-    sent = paced(lambda: client.xadd("bare", entry))
-    bare = [(came - went) * 1e6 for went, came in zip(sent, here.recv())]
 
     app, extension = host(uri)
     published: list[float] = []
@@ -195,17 +197,23 @@ def latency(uri: str) -> list[Row]:
         return append(appends)
 
     store.append = noted
+    added: list[float] = []
+    emitted: list[float] = []
+    here, there = processes.Pipe()
     with app.app_context():
         with extension.run("latency", namespace_id="user-1") as run:
             processes.Process(target=read_followed, args=(uri, run.session_id, there)).start()
             here.recv()
-            sent = paced(lambda: run.emit("token", {"text": "a word"}))
+            for _ in range(rounds):
+                added += paced(lambda: client.xadd("bare", entry), count)
+                emitted += paced(lambda: run.emit("token", {"text": "a word"}), count)
         received = here.recv()
         extension.shutdown()
+    bare = [(came - went) * 1e6 for went, came in zip(added, bare_here.recv())]
     rows = []
     bare_p50 = statistics.median(bare)
     rows.append(("bare XADD → XREAD BLOCK", f"p50 {bare_p50:,.0f} µs, p99 {percentile(bare, 0.99) / 1000:.1f} ms", ""))
-    for name, starts in (("publish", published), ("emit()", sent)):
+    for name, starts in (("publish", published), ("emit()", emitted)):
         times = [(came - went) * 1e6 for went, came in zip(starts, received)]
         p50, p99 = statistics.median(times), percentile(times, 0.99) / 1000
         goal = "≤ 1.5; p99 < 10 ms" if name == "publish" else ""
@@ -226,6 +234,7 @@ class Crowd:
         self.selector = selectors.DefaultSelector()
         self.received = [0] * len(paths)
         self.ended = [False] * len(paths)
+        self.following = [False] * len(paths)
         self.wrong = 0
         self.again = 0
         self._port = port
@@ -233,9 +242,12 @@ class Crowd:
         self._waiting: list[tuple[float, int]] = []
         self._rest = [b""] * len(paths)
         self._last = [b""] * len(paths)
+        until = time.monotonic() + ARRIVAL
         for number in range(len(paths)):
             self._connect(number)
             if number % 50 == 49:
+                self.read(0.05)
+            while number - sum(self.following) > ARRIVING and time.monotonic() < until:
                 self.read(0.05)
 
     def _connect(self, number: int) -> None:
@@ -246,6 +258,13 @@ class Crowd:
         link.sendall(request + seen + b"\r\n")
         link.setblocking(False)
         self.selector.register(link, selectors.EVENT_READ, number)
+
+    def read_until(self, each: list[bool], seconds: float) -> None:
+        """Read until it is true of every follower, at most for this time: a server that is asked for more than it can
+        answer tells them to come back."""
+        until = time.monotonic() + seconds
+        while not all(each) and time.monotonic() < until:
+            self.read(0.2)
 
     def read(self, seconds: float) -> None:
         """Read whatever comes in this time."""
@@ -261,6 +280,7 @@ class Crowd:
                     key.fileobj.close()
                     if not self.ended[key.data]:
                         self.again += 1
+                        self.following[key.data] = False
                         heappush(self._waiting, (time.monotonic() + random.uniform(0.8, 1.6), key.data))
                 else:
                     self._take(key.data, chunk)
@@ -268,7 +288,9 @@ class Crowd:
     def _take(self, number: int, chunk: bytes) -> None:
         *lines, self._rest[number] = (self._rest[number] + chunk).split(b"\n")
         for line in lines:
-            if line.startswith(b"id: "):
+            if line == b"event: status":
+                self.following[number] = True
+            elif line.startswith(b"id: "):
                 self.received[number] += 1
                 self.wrong += int(line.rpartition(b"-")[2]) != self.received[number]
                 self._last[number] = line[4:]
@@ -299,7 +321,7 @@ def followers(uri: str, count: int = 10_000, tasks: int = 100, events: int = 20)
             crowd = Crowd(
                 port, [f"/api/v1/conversations/{run.conversation_id}/resume/{run.session_id}" for run in chosen]
             )
-            crowd.read(3)
+            crowd.read_until(crowd.following, 120)
             each = (worker.memory_info().rss - idle) / count / 1024
             for number in range(events):
                 for run in runs:
@@ -308,7 +330,7 @@ def followers(uri: str, count: int = 10_000, tasks: int = 100, events: int = 20)
             connections = len(client.client_list()) - before - ours
             for run in runs:
                 run.__exit__(None, None, None)
-            crowd.read(5)
+            crowd.read_until(crowd.ended, 60)
             each = max(each, (worker.memory_info().rss - idle) / count / 1024)
             extension.shutdown()
     finally:
@@ -320,7 +342,7 @@ def followers(uri: str, count: int = 10_000, tasks: int = 100, events: int = 20)
         ("  connections to Redis", f"{connections}", "≤ 3"),
         (
             "  with all events, in order",
-            f"{whole:,}; {crowd.wrong} out of place, {crowd.again} came twice",
+            f"{whole:,}; {crowd.wrong} out of place, {crowd.again} told to come back",
             f"{count:,}",
         ),
     ]
@@ -350,7 +372,13 @@ PARTS: dict[str, Callable[[str], list[Row]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; default: all")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        choices=[*PARTS, []],
+        metavar="part",
+        help=f"what to measure: {', '.join(PARTS)}; default: all",
+    )
     parser.add_argument("--redis", help="URI of a server that may be emptied; default: one is started")
     arguments = parser.parse_args()
     print(f"{'what':28} {'figure':48} goal")

@@ -1,4 +1,4 @@
-"""A host application: it reads a text, streams a summary and answers questions, and a reload loses nothing.
+"""A host application: it reads texts, streams summaries and answers questions, and a reload loses nothing.
 
     flask --app example_app run
     gunicorn -w 3 --threads 32 "example_app:create_app()"     # with FLASK_SESSIONSTATUS_STORAGE_URI=redis://…
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from flask import Flask, Response
 from flask_smorest import Api
 
-from example_app import views
+from example_app import assistant_views, views
 from example_app.documents import secret_key
 from example_app.extensions import sessionstatus
 
@@ -50,6 +50,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     api = Api(app)
     api.register_blueprint(sessionstatus.create_blueprint(), url_prefix=API_PREFIX)
     app.register_blueprint(views.pages)
+    app.register_blueprint(assistant_views.pages)
     app.after_request(_protect)
     return app
 

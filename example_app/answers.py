@@ -43,11 +43,13 @@ AMOUNT = re.compile(
 class Answer:
     """The sentences that answer, in the order of the text; none when the text does not say.
 
-    `question` is the question as it was understood: an elliptical one with what it leaves out before it.
+    `question` is the question as it was understood: an elliptical one with what it leaves out before it. `merit` tells
+    how well the best sentence answers: from 0, for none, to about 1.
     """
 
     question: str
     sentences: tuple[Sentence, ...]
+    merit: float = 0.0
 
     @property
     def text(self) -> str:
@@ -61,9 +63,11 @@ def answer(text: str, question: str, history: Sequence[Mapping[str, str]] = ()) 
     """
     asked = _asked(question, history)
     sentences = [sentence for section in read_sections(text) for sentence in section.sentences]
-    stems = [frozenset(content_stems(sentence.text)) for sentence in sentences]
-    found = _find(asked, sentences, stems)
-    return Answer(" ".join(reversed(asked)), tuple(sentences[index] for index in sorted(found)))
+    merits = _merits(asked, sentences)
+    best = sorted(merits, key=lambda index: -merits[index])[:MOST_SENTENCES]
+    found = [index for index in best if merits[index] >= NEARLY_AS_GOOD * merits[best[0]]]
+    merit = max(merits.values(), default=0.0)
+    return Answer(" ".join(reversed(asked)), tuple(sentences[index] for index in sorted(found)), merit)
 
 
 def _asked(question: str, history: Sequence[Mapping[str, str]]) -> list[str]:
@@ -83,7 +87,9 @@ def _is_elliptical(question: str) -> bool:
     return told == 0 or (told <= 2 and any(word in PRONOUNS for word in words(question)))
 
 
-def _find(asked: Sequence[str], sentences: Sequence[Sentence], stems: Sequence[frozenset[str]]) -> list[int]:
+def _merits(asked: Sequence[str], sentences: Sequence[Sentence]) -> dict[int, float]:
+    """How well each sentence answers, of those that answer at all, by their indices."""
+    stems = [frozenset(content_stems(sentence.text)) for sentence in sentences]
     newest = _weights(asked[:1], stems)
     every = _weights(asked, stems)
     amount_asked = AMOUNT_ASKED.search(asked[0]) is not None
@@ -93,8 +99,7 @@ def _find(asked: Sequence[str], sentences: Sequence[Sentence], stems: Sequence[f
         own, around = stems[index] & every.keys(), near & every.keys()
         if own and _share(newest, stems[index], near) >= ENOUGH and (share := _share(every, own, around)) >= ENOUGH:
             merits[index] = share * _suitability(sentence.text, amount_asked)
-    best = sorted(merits, key=lambda index: -merits[index])[:MOST_SENTENCES]
-    return [index for index in best if merits[index] >= NEARLY_AS_GOOD * merits[best[0]]]
+    return merits
 
 
 def _weights(asked: Sequence[str], stems: Sequence[frozenset[str]]) -> dict[str, float]:

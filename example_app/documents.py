@@ -55,7 +55,7 @@ class Documents:
         path = self._path(document_id)
         if not path.exists():
             _write(path, content)
-        return Document(document_id, title or _first_line(text), author, len(text.split()))
+        return Document(document_id, title or shortened(text), author, len(text.split()))
 
     def text(self, document_id: str) -> str:
         """The text of that id. Raises DocumentError when it is not here."""
@@ -82,6 +82,12 @@ def decode(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
+def shortened(text: str) -> str:
+    """The text's first line, as a title: cut between words where it is long."""
+    line = " ".join(next(line for line in text.splitlines() if line.strip()).split())
+    return line if len(line) <= LONGEST_TITLE else f"{line[:LONGEST_TITLE].rsplit(' ', 1)[0]}…"
+
+
 def secret_key(folder: str | Path) -> str:
     """The key that all processes of this folder sign cookies with; made when first asked for."""
     path = Path(folder) / "secret_key"
@@ -104,11 +110,6 @@ def _write(path: Path, content: bytes, replace: bool = True) -> None:
         pass
     finally:
         Path(temporary).unlink(missing_ok=True)
-
-
-def _first_line(text: str) -> str:
-    line = " ".join(next(line for line in text.splitlines() if line.strip()).split())
-    return line if len(line) <= LONGEST_TITLE else f"{line[:LONGEST_TITLE].rsplit(' ', 1)[0]}…"
 
 
 def _megabytes(size: int) -> str:

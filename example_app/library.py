@@ -14,13 +14,14 @@ FIELD = re.compile(r"^(\w+): (.*(?:\n .*)*)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class BundledText:
-    """A public-domain text and where it is from."""
+    """A public-domain text, where it is from, and a question that it answers."""
 
     name: str
     title: str
     author: str
     year: str
     source: str
+    question: str
     text: str
 
     @property
@@ -42,4 +43,4 @@ def bundled_text(name: str) -> BundledText | None:
 def _load(path: Path) -> BundledText:
     header, text = path.read_text("utf-8").split("\n\n", 1)
     fields = {name.lower(): " ".join(value.split()) for name, value in FIELD.findall(header)}
-    return BundledText(path.stem, fields["title"], fields["author"], fields["year"], fields["source"], text.strip("\n"))
+    return BundledText(name=path.stem, text=text.strip("\n"), **fields)

@@ -78,7 +78,7 @@ def _ranks(section: Section, vectors: csr_matrix, theme: Numbers) -> Numbers:
     leaning = dict(enumerate(theme)) if theme.any() else None
     ranks = networkx.pagerank(networkx.from_scipy_sparse_array(alike), personalization=leaning, tol=1e-4)
     weighted: Numbers = numpy.array([ranks[n] * _weight(sentence) for n, sentence in enumerate(section.sentences)])
-    weighted /= weighted.max()
+    weighted /= numpy.max(weighted)
     return weighted
 
 
@@ -101,7 +101,7 @@ def _choose(ranks: Numbers, first: int, room: int, vectors: csr_matrix, told: Se
         repetition = _repetition(vectors, candidates, [*told, *chosen])
         merit = (1 - NOVELTY) * ranks[[index - first for index in candidates]] - NOVELTY * repetition
         merit[repetition > REPETITION] = -math.inf
-        best = int(merit.argmax())
+        best = int(numpy.argmax(merit))
         if merit[best] == -math.inf:
             break
         chosen.append(candidates.pop(best))

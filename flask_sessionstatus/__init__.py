@@ -5,6 +5,7 @@ from .errors import (
     AlreadyStarted,
     Cancelled,
     ConfigurationError,
+    ConversationFull,
     Forbidden,
     InvalidValue,
     NamespaceFull,
@@ -19,7 +20,8 @@ from .errors import (
     Unauthorized,
 )
 from .extension import SessionStatus
-from .models import Cursor, Event, Json, Progress, Session, SessionState, Task, TaskState, Turn
+from .models import Cursor, Event, Json, Message, Progress, Session, SessionState, Task, TaskState, Turn
+from .queues import Work
 from .runs import Run, current_run
 
 __all__ = [
@@ -27,11 +29,13 @@ __all__ = [
     "BackgroundFunction",
     "Cancelled",
     "ConfigurationError",
+    "ConversationFull",
     "Cursor",
     "Event",
     "Forbidden",
     "InvalidValue",
     "Json",
+    "Message",
     "NamespaceFull",
     "NotFound",
     "OutboxFull",
@@ -50,5 +54,6 @@ __all__ = [
     "TaskState",
     "Turn",
     "Unauthorized",
+    "Work",
     "current_run",
 ]

@@ -33,7 +33,8 @@ class StoreUnavailable(SessionStatusError):
 
 
 class StoreFull(StoreUnavailable):
-    """The in-memory store holds its maximum of sessions and each of them has a live task."""
+    """The in-memory store holds its maximum of sessions and each of them has a live task; or as many of them, or of
+    deleted ones, as may wait for a Redis that is away."""
 
     retry_after = 5
 
@@ -51,11 +52,13 @@ class SessionConflict(SessionStatusError):
 
 
 class TaskRunning(SessionStatusError):
-    """A task of this conversation is pending or running, and `if_running="reject"` was asked for."""
+    """A task of this conversation is pending or running, and `if_running="reject"` was asked for; or another worker
+    works on the task that a queue delivered."""
 
 
 class AlreadyStarted(SessionStatusError):
-    """The idempotency key was used before; `task` is the task that it started."""
+    """The idempotency key was used before, and `task` is the task that it started; or the task that a queue delivered
+    has completed."""
 
     def __init__(self, message: str, task: Task, **ids: str) -> None:
         super().__init__(message, **ids)
@@ -68,6 +71,12 @@ class NamespaceFull(SessionStatusError):
     def __init__(self, message: str, retry_after: int, **ids: str) -> None:
         super().__init__(message, **ids)
         self.retry_after = retry_after
+
+
+class ConversationFull(SessionStatusError):
+    """As many tasks of the conversation are pending or running as may be at a time. `retry_after` is in seconds."""
+
+    retry_after = 5
 
 
 class Unauthorized(SessionStatusError):
@@ -100,7 +109,7 @@ class UnsupportedBody(SessionStatusError):
 
 class Cancelled(SessionStatusError):
     """Raised inside the work once somebody asked it to stop; leaving the `run` block with it ends the task as
-    cancelled."""
+    cancelled. A `work` block raises it on entry when the task was stopped or deleted while it waited."""
 
 
 class OutboxFull(SessionStatusError):

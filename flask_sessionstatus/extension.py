@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from flask import Flask, current_app, has_app_context, has_request_context
 
-from .background import BackgroundFunction, Options, Pool
-from .concurrency import is_cooperative
+from .background import BackgroundFunction, Job, Options
 from .config import Settings
-from .errors import AlreadyStarted, ConfigurationError, InvalidValue, SessionStatusError, StoreUnavailable
+from .errors import ConfigurationError, InvalidValue, SessionStatusError
 from .http import access, errors
 from .http.blueprint import make_blueprint
-from .models import Json, Task, check_event_type, check_id
-from .runs import Engine, IfRunning, Run
+from .models import Json, Session, Task
+from .queues import Work, enqueue
+from .runs import IfRunning, Run
 from .sessions import UNSET, Sessions
 from .shutdown import shut_down_with_process
-from .stores import Store, store_from_uri
-from .stores.base import TaskDraft
+from .state import EXTENSION, SHUTDOWN, AppState, CanAccess, Hooks, Identify, IsOperator, OnMessage, VerifyKey
+from .stores.base import SessionDraft, TaskDraft, TaskRef
 
 if TYPE_CHECKING:
     from typing import Concatenate
@@ -38,155 +35,14 @@ R = TypeVar("R")
 
 log = logging.getLogger("flask_sessionstatus")
 
-EXTENSION = "sessionstatus"
-THREADED_FOLLOWERS = 200
-COOPERATIVE_FOLLOWERS = 10_000
-SHUTDOWN = 5.0
-
-Identify = Callable[[], "str | int | UUID | None"]
-CanAccess = Callable[["str | None", str], bool]
-IsOperator = Callable[[], bool]
-
-
-@dataclass
-class Hooks:
-    """What the host supplies."""
-
-    identify: Identify | None = None
-    can_access: CanAccess | None = None
-    is_operator: IsOperator | None = None
-
-
-class AppState:
-    """What one app has of this package; what runs (store, outbox, hub, threads) is made anew in each process."""
-
-    def __init__(self, app: Flask, settings: Settings, hooks: Hooks, sessions: Sessions) -> None:
-        self.settings = settings
-        self.hooks = hooks
-        self.sessions = sessions
-        self._app = weakref.ref(app)
-        self._lock = threading.Lock()
-        self._engine: Engine | None = None
-        self._pool: Pool | None = None
-        self._make_store()
-        _forget_in_children(self)
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether this host has no owners: whoever knows an id may use it."""
-        return self.hooks.identify is None and self.settings.allow_anonymous
-
-    @property
-    def owned(self) -> bool:
-        """Whether a conversation belongs to the namespace of its first live session, and to nobody else."""
-        return self.hooks.can_access is None and not self.anonymous
-
-    @property
-    def engine(self) -> Engine:
-        engine = self._engine
-        return engine if engine is not None else self._make()
-
-    def forget_parent(self) -> None:
-        """In a forked child: what ran in the parent does not run here, and a lock may have been held."""
-        self._lock = threading.Lock()
-        self._engine = self._pool = None
-
-    @property
-    def store(self) -> Store:
-        return self.engine.store
-
-    @property
-    def pool(self) -> Pool:
-        engine = self.engine
-        assert engine is not None
-        assert self._pool is not None
-        return self._pool
-
-    def _make_store(self) -> Store:
-        settings = self.settings
-        return store_from_uri(
-            settings.storage_uri or "memory://",
-            settings.limits,
-            options=settings.storage_options,
-            prefix=settings.key_prefix,
-            index_everyone=self.anonymous,
-        )
-
-    def _make(self) -> Engine:
-        with self._lock:
-            if self._engine is not None:
-                return self._engine
-            settings = self.settings
-            app = self._app()
-            assert app is not None
-            self._pool = Pool(app, settings.background_workers, settings.background_eager)
-            self._engine = Engine(
-                self._make_store(),
-                heartbeat=settings.heartbeat,
-                max_followers=settings.max_followers or _followers_here(),
-                max_event_bytes=settings.max_event_bytes,
-                max_result_bytes=settings.max_result_bytes,
-                max_events=settings.max_events,
-            )
-            return self._engine
-
-    def stats(self) -> Mapping[str, int | bool | str | None]:
-        """What this process counted, and what the store says of itself."""
-        counters = self.store.counters
-        active, available = None, self.store.name == "redis"
-        try:
-            active = self.store.active_sessions()
-            self.store.ping()
-        except StoreUnavailable:
-            available = False
-        return {
-            "sessions_created": counters.sessions_created,
-            "sessions_expired": counters.sessions_expired,
-            "sessions_evicted": counters.sessions_evicted,
-            "cache_hits": counters.cache_hits,
-            "cache_misses": counters.cache_misses,
-            "active_sessions": active,
-            "redis_available": available,
-            "unreadable_records": counters.unreadable,
-            "followers": self.engine.hub.followers,
-            "store": self.store.name,
-        }
-
-    def shutdown(self, timeout: float = SHUTDOWN) -> bool:
-        """End what runs in this process and store what is left; False when that took longer than `timeout` s."""
-        engine = self._engine
-        return engine is None or engine.shutdown(timeout)
-
-    def stop(self, timeout: float) -> bool:
-        """As shutdown, for an app that goes on: its next use starts anew."""
-        stored = self.shutdown(timeout)
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.store.close()
-        return stored
-
-
-def _forget_in_children(state: AppState) -> None:
-    reference = weakref.ref(state)
-
-    def forget() -> None:
-        known = reference()
-        if known is not None:
-            known.forget_parent()
-
-    os.register_at_fork(after_in_child=forget)
-
-
-def _followers_here() -> int:
-    """How many streams a process of this kind of server can hold: one a thread, or thousands under gevent."""
-    return COOPERATIVE_FOLLOWERS if is_cooperative() else THREADED_FOLLOWERS
-
 
 class SessionStatus:
     """Sessions, tasks and resumable streams for a Flask app.
 
     `identify()` gives the caller's namespace or None; `can_access(namespace_id, conversation_id)` widens or narrows
-    "own conversations only"; `is_operator()` opens `GET /stats`. Each may also be set with the decorator of its name.
+    "own conversations only"; `is_operator()` opens `GET /stats`; `verify_key(namespace_id, key_hash)` checks the key of
+    a new session; `on_message(session, message)` is told what a client says over a session's socket. Each may also be
+    set with the decorator of its name.
     """
 
     def __init__(
@@ -196,13 +52,16 @@ class SessionStatus:
         identify: Identify | None = None,
         can_access: CanAccess | None = None,
         is_operator: IsOperator | None = None,
+        verify_key: VerifyKey | None = None,
+        on_message: OnMessage | None = None,
     ) -> None:
-        self.hooks = Hooks(identify, can_access, is_operator)
+        self.hooks = Hooks(identify, can_access, is_operator, verify_key, on_message)
         self.sessions = Sessions(
             lambda: self.state.store,
             self._default_namespace,
             lambda: self.state.settings.default_language,
             lambda: self.state.owned,
+            tally=lambda session_id, amounts: self.state.engine.tallies.add(session_id, amounts),
         )
         if app is not None:
             self.init_app(app)
@@ -222,6 +81,22 @@ class SessionStatus:
         self.hooks.is_operator = function
         return function
 
+    def verify_key(self, function: VerifyKey) -> VerifyKey:
+        """Register whether a `keyHash` is a namespace's: `POST /sessions` then requires one.
+
+        Compare with `hmac.compare_digest`, whose time does not tell how much of a guess was right.
+        """
+        self.hooks.verify_key = function
+        return function
+
+    def on_message(self, function: OnMessage) -> OnMessage:
+        """Register what hears the messages of sockets, in the socket's thread, in an app context, without a request.
+
+        `session` is as it was when the socket was opened. What it returns, unless None, is sent back as JSON.
+        """
+        self.hooks.on_message = function
+        return function
+
     def init_app(self, app: Flask) -> None:
         """Read the app's config and stand ready.
 
@@ -230,7 +105,9 @@ class SessionStatus:
         if EXTENSION in app.extensions:
             raise ConfigurationError("This app has a SessionStatus already: call init_app once.")
         settings = Settings.from_mapping(app.config)
-        app.extensions[EXTENSION] = state = AppState(app, settings, self.hooks, self.sessions)
+        if settings.websocket_path is not None:
+            _add_websocket(app, settings.websocket_path)
+        app.extensions[EXTENSION] = state = AppState(self, settings, self.hooks, self.sessions)
         app.register_error_handler(SessionStatusError, errors.respond)
         shut_down_with_process(state)
         if settings.storage_uri is None:
@@ -249,9 +126,9 @@ class SessionStatus:
 
         `parts` chooses among conversations, sessions, operations (`/health`, `/stats`) and client (`/client.js`).
         """
-        return make_blueprint(self, name, parts)
+        return make_blueprint(name, parts, self._ensure_app)
 
-    def ensure_app(self, app: Flask) -> None:
+    def _ensure_app(self, app: Flask) -> None:
         """Initialise an app on which the blueprint is registered without init_app."""
         if EXTENSION not in app.extensions:
             self.init_app(app)
@@ -259,12 +136,7 @@ class SessionStatus:
     @property
     def state(self) -> AppState:
         """The present app's state. Raises RuntimeError outside of an app context."""
-        if not has_app_context():
-            raise RuntimeError("flask-sessionstatus needs an app context: with app.app_context(): …")
-        state: AppState | None = current_app.extensions.get(EXTENSION)
-        if state is None:
-            raise RuntimeError("This app has no SessionStatus: call init_app(app).")
-        return state
+        return _present_state()
 
     def _default_namespace(self) -> str | None:
         state = self.state
@@ -273,6 +145,14 @@ class SessionStatus:
         if state.hooks.identify is not None:
             raise InvalidValue("Outside of a request there is nobody to identify: give namespace_id=.")
         return None
+
+    def session_for_caller(self, session_id: str) -> Session:
+        """The session, if whoever sent this request may have it: the check of the routes, for a route of yours.
+
+        Raises what they answer: NotFound, also where it is somebody else's, Unauthorized without a login or the
+        session's key, Forbidden without an access rule.
+        """
+        return access.session_for_caller(self.state, session_id)
 
     # Tasks
 
@@ -298,60 +178,111 @@ class SessionStatus:
 
     def _run(self, options: Options, conversation_id: str, pending: bool) -> Run:
         state = self.state
-        if options.if_running not in ("allow", "reject", "replace"):
-            raise InvalidValue(f"if_running is allow, reject or replace, not {options.if_running!r}.")
-        if options.wire not in ("sse", "ai-sdk"):
-            raise InvalidValue(f"wire is sse or ai-sdk, not {options.wire!r}.")
-        if options.idempotency_key is not None:
-            check_id(options.idempotency_key.replace("/", "-"), "idempotencyKey")
+        session, task = self._drafts(options, conversation_id, pending=pending)
+        return Run(state.engine, session, task, if_running=options.if_running, own=state.owned)
+
+    def _drafts(
+        self, options: Options, conversation_id: str, *, pending: bool, leased: bool = True
+    ) -> tuple[SessionDraft, TaskDraft]:
+        """What the options mean, checked."""
         session = self.sessions.draft(
             conversation_id, options.session_id, namespace_id=options.namespace_id, metadata=options.metadata
         )
         task = TaskDraft(
             task_id=str(uuid4()),
             token=uuid4().hex,
-            type=check_event_type(options.type),
+            type=options.type,
             wire=options.wire,
             pending=pending,
+            leased=leased,
             idempotency_key=options.idempotency_key,
         )
-        return Run(state.engine, session, task, if_running=options.if_running, own=state.owned)
+        return session, task
+
+    def enqueue(
+        self,
+        conversation_id: str,
+        session_id: str | None = None,
+        type: str = "generation",
+        *,
+        if_running: IfRunning = "allow",
+        idempotency_key: str | None = None,
+        wire: str = "sse",
+        namespace_id: Any = UNSET,
+        metadata: Mapping[str, Json] | None = None,
+        delay: float = 0.0,
+    ) -> Task:
+        """Begin a task that waits in a queue of yours: send its `ticket`, a text, in the queue's message.
+
+        It is pending, and so active, until a worker takes it up with `work`, at most `SESSIONSTATUS_MAX_PENDING_AGE`,
+        and `delay` more: that is for how long the queue holds it back, in s.
+        Options as for `run`. With a used idempotency key the first task is returned; its `ticket` is None unless it
+        still waits. Raises as `Run.begin` does, but for AlreadyStarted.
+        """
+        state = self.state
+        options = Options(type, session_id, namespace_id, wire, if_running, idempotency_key, dict(metadata or {}))
+        session, task = self._drafts(options, conversation_id, pending=True, leased=False)
+        if not 0 <= delay < 10**9:
+            raise InvalidValue(f"delay is a number of seconds, not {delay!r}.")
+        task = replace(task, delay=round(delay * 1000))
+        return enqueue(state.store, session, task, if_running, state.owned)
+
+    def work(self, ticket: str, *, worker: str | None = None) -> Work:
+        """The block in which a worker works on a task that waited in a queue: `with sessionstatus.work(ticket) as run`.
+
+        `ticket` is that of the message, or the task's id: that is enough as long as the store remembers the task. Needs
+        an app context and binds to its app. Entering raises, as Work says, when there is nothing to do. Raises
+        InvalidValue for what is neither.
+
+        `worker` names who works on it: processes that give one name are one worker, so that a parent can `watch` over
+        its child. By default each call is a worker of its own.
+        """
+        return Work(self.state.engine, ticket, worker)
+
+    def traceback(self, task: Task) -> str | None:
+        """The traceback of a task that failed, as text, where `SESSIONSTATUS_STORE_TRACEBACKS` keeps it; for the host
+        alone, no route shows it."""
+        return self.state.store.traceback(task.session_id, task.task_id)
+
+    def cancel(self, task: Task) -> Task | None:
+        """Ask a task to stop, and return it as it then is: one that waits ends at once. None: it is not there any more.
+
+        So a task ends whose message could not be sent.
+        """
+        return self.state.store.cancel(TaskRef(task.conversation_id, task.session_id, task.task_id))
 
     def background(
         self, type: str = "generation", **options: Any
     ) -> Callable[[Callable[Concatenate[Run, P], R]], BackgroundFunction[P, R]]:
         """Make a function, whose first argument is its run, one that can be started in the background.
 
-        Options as for `run`.
+        Options as for `run`. Raises TypeError for unknown ones, InvalidValue for wrong values.
         """
+        chosen = Options(type).changed(options)
 
         def decorate(function: Callable[Concatenate[Run, P], R]) -> BackgroundFunction[P, R]:
-            return BackgroundFunction(self, function, replace(Options(type), **options))
+            return BackgroundFunction(self._job, lambda job: self.state.pool.submit(job), function, chosen)
 
         return decorate
 
-    def start(
+    def _job(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., R],
         options: Options,
         conversation_id: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Task:
-        """Begin a background task; see BackgroundFunction.start."""
-        state = self.state
+    ) -> Job[R]:
+        """Begin a background task; see BackgroundFunction.job."""
         run = self._run(options, conversation_id, pending=True)
-        try:
-            run.begin()
-        except AlreadyStarted as started:
-            return started.task
-        state.pool.submit(run, function, args, kwargs)
-        return run.task
+        run.begin()
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        return Job(app, run, function, args, kwargs)
 
     # Operations
 
     def stats(self) -> Mapping[str, int | bool | str | None]:
-        """What this process counted: see `GET /stats`."""
+        """What all processes counted: see `GET /stats`."""
         return self.state.stats()
 
     def shutdown(self, timeout: float = SHUTDOWN) -> bool:
@@ -361,3 +292,27 @@ class SessionStatus:
         Called by itself when the process ends. False when it took longer than `timeout` s. The app can be used again.
         """
         return self.state.stop(timeout)
+
+
+def _add_websocket(app: Flask, path: str) -> None:
+    try:
+        from .http.websocket import add_websocket
+    except ImportError as error:
+        raise ConfigurationError(
+            "SESSIONSTATUS_WEBSOCKET_PATH needs an extra: pip install flask-sessionstatus[websocket]"
+        ) from error
+    add_websocket(app, path)
+
+
+def current_sessionstatus() -> SessionStatus:
+    """The present app's. Raises RuntimeError outside of an app context."""
+    return _present_state().extension
+
+
+def _present_state() -> AppState:
+    if not has_app_context():
+        raise RuntimeError("flask-sessionstatus needs an app context: with app.app_context(): …")
+    state: AppState | None = current_app.extensions.get(EXTENSION)
+    if state is None:
+        raise RuntimeError("This app has no SessionStatus: call init_app(app).")
+    return state

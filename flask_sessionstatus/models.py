@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple, Union
+from typing import ClassVar, NamedTuple, Union
 from uuid import UUID
 
 from .errors import InvalidValue
@@ -18,7 +18,43 @@ Json = Union[None, bool, int, float, str, "list[Json]", "dict[str, Json]"]
 RESERVED_EVENT_TYPES = frozenset({"end", "gap", "status", "attempt", "error", "open"})
 ROLES = ("user", "assistant", "system", "tool")
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_PLAIN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+class _Encoder:
+    """What `_PLAIN` is, at half the cost for a small value: CPython builds what does the work anew for each call.
+
+    One is used by one caller at a time, and by the next one afterwards: few are ever made, and greenlets keep none.
+    """
+
+    idle: ClassVar[list[_Encoder]] = []
+
+    def __init__(self) -> None:
+        self._entered: dict[int, object] = {}  # the lists and dicts that it is in: a circle shows at once
+        make = getattr(json.encoder, "c_make_encoder", None)  # not every Python has it
+        options = self._entered, _PLAIN.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+        self._chunks: Callable[[object, int], Iterable[str]] | None = make(*options) if make is not None else None
+
+    def encode(self, value: object) -> str:
+        if self._chunks is None:
+            return _PLAIN.encode(value)
+        try:
+            return "".join(self._chunks(value, 0))
+        finally:
+            self._entered.clear()
+
+
+def _encode(value: object) -> str:
+    try:
+        encoder = _Encoder.idle.pop()
+    except IndexError:
+        encoder = _Encoder()
+    try:
+        return encoder.encode(value)
+    finally:
+        _Encoder.idle.append(encoder)
+
+
 _CURSOR = re.compile(r"(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})", re.ASCII)
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _MAX_ID_BYTES = 256
@@ -96,11 +132,15 @@ ORIGIN = Cursor()
 
 @dataclass(frozen=True)
 class Event:
-    """One entry of a task's stream; `json` is its data as JSON text."""
+    """One entry of a task's stream; `json` is its data as JSON text.
+
+    `follows` says whether nothing is missing before it, where its number does not tell.
+    """
 
     cursor: Cursor
     type: str
     json: str
+    follows: bool | None = None
 
     @property
     def data(self) -> Json:
@@ -119,7 +159,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Task:
-    """One background job inside a session, as seen at one moment. All times are Unix ms."""
+    """One background job inside a session, as seen at one moment. All times are Unix ms.
+
+    `ticket` is for the queue's message, where the task was put in one just now. A `foreign` task is another program's:
+    its cursors are the ids of that program's entries, and epochs mean nothing there.
+    """
 
     task_id: str
     session_id: str
@@ -143,16 +187,28 @@ class Task:
     error_type: str | None = None
     error_message: str | None = None
     wire: str = "sse"
+    ticket: str | None = field(default=None, repr=False)
+    foreign: bool = False
 
     @property
     def cursor(self) -> Cursor:
         """The cursor of the task's last event; `0-0` before its first."""
-        return Cursor(self.epoch, self.tail) if self.tail else ORIGIN
+        return Cursor(self.epoch, self.tail) if self.tail or self.foreign else ORIGIN
+
+    def may_have_given(self, cursor: Cursor) -> bool:
+        """Whether a cursor can be that of one of the task's events. An earlier attempt's events lie in the stream of
+        the task, under an epoch below its present one."""
+        if self.foreign:
+            return not self.state.terminal or cursor <= self.cursor
+        return self.epoch == cursor.epoch or (self.attempt > 1 and self.created_at <= cursor.epoch < self.epoch)
 
 
 @dataclass(frozen=True)
 class Session:
-    """Somebody's piece of conversational work, as seen at one moment, `seen_at`. All times are Unix ms."""
+    """Somebody's piece of conversational work, as seen at one moment, `seen_at`. All times are Unix ms.
+
+    `key` is the digest of the namespace key that its readers must show, if it has one.
+    """
 
     session_id: str
     conversation_id: str
@@ -176,6 +232,7 @@ class Session:
     audio_chunks_processed: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)
     seen_at: int = 0
+    key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -195,6 +252,19 @@ class Turn:
     results: Json = None
 
 
+def utf8_size(text: str) -> int:
+    """The length of a text in bytes of UTF-8; ASCII, which CPython knows from other text, is not encoded for it."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a client said over a session's socket: `data` where it was binary, otherwise the JSON value."""
+
+    json: Json = None
+    data: bytes | None = None
+
+
 def check_id(value: str, name: str) -> str:
     """Return `value` if it can be an id: 1 to 256 bytes of printable UTF-8 without `/`.
 
@@ -206,7 +276,7 @@ def check_id(value: str, name: str) -> str:
         and value not in ("", ".", "..")
         and "/" not in value
         and "\ufffd" not in value
-        and (len(value) if value.isascii() else len(value.encode())) <= _MAX_ID_BYTES
+        and utf8_size(value) <= _MAX_ID_BYTES
     ):
         return value
     raise InvalidValue(

@@ -5,92 +5,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from werkzeug.local import LocalProxy
 
+from .concurrency import is_kill
+from .engine import Engine
 from .errors import Cancelled, InvalidValue, SessionStatusError, StoreUnavailable
 from .estimate import RateMeter
-from .leases import Beats
-from .models import Cursor, Json, Task, TaskState, check_event_type, to_json
-from .stores.base import Begun, Change, End, SessionDraft, Store, TaskDraft, TaskRef
+from .models import Cursor, Json, Task, TaskState, check_event_type, to_json, utf8_size
+from .stops import Stop
+from .stores.base import Begun, Change, End, SessionDraft, TaskDraft, TaskRef
+from .streaming.entry import Entry
 from .streaming.frames import end_data
-from .streaming.hub import Hub
-from .streaming.outbox import Bounds, Entry, Outbox
+from .streaming.rest import Rest
+from .tickets import Ticket
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 log = logging.getLogger("flask_sessionstatus")
 
+T = TypeVar("T")
 IfRunning = Literal["allow", "reject", "replace"]
 START_WAIT = 1.0
 END_WAIT = 5.0
 REPLACE_WAIT = 30.0
 MAX_MESSAGE = 500
+MAX_TRACEBACK = 65_536
 
 _current: ContextVar[Run] = ContextVar("flask_sessionstatus.current_run")
 
 current_run: Run = LocalProxy(_current, unbound_message="No run is being worked on here.")  # type: ignore[assignment]
 """The run of the job that is being worked on. Raises RuntimeError outside of one."""
-
-
-class Engine:
-    """What the runs of one app share in one process: the store, the outbox, the hub and the beats."""
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        heartbeat: float = 5.0,
-        max_followers: int = 1000,
-        max_event_bytes: int = 65_536,
-        max_result_bytes: int = 1_048_576,
-        max_events: int = 10_000,
-    ) -> None:
-        self.store = store
-        self.max_event_bytes = max_event_bytes
-        self.max_result_bytes = max_result_bytes
-        self.hub = Hub(store, max_followers)
-        self.outbox = Outbox(store, Bounds(events=max_events), on_stored_end=self._remember_duration)
-        self.beats = Beats(store, self.outbox, heartbeat)
-        self.accesses = self.beats.accesses
-        self._shutting_down = threading.Lock()
-
-    def _remember_duration(self, entry: Entry) -> None:
-        if entry.duration is None:
-            return
-        try:
-            self.store.record_duration(entry.task.type, entry.duration)
-        except SessionStatusError as error:
-            log.info("A duration of %s was not remembered: %s", entry.task.type, error)
-
-    def shutdown(self, timeout: float) -> bool:
-        """End what runs here, store what is left and let go; False when that took longer than `timeout` s.
-
-        Once is enough: a second call waits for the first and finds nothing to do.
-        """
-        with self._shutting_down:
-            return self.hub.closed or self._shutdown(timeout)
-
-    def _shutdown(self, timeout: float) -> bool:
-        for entry in self.outbox.running():
-            error = ("Shutdown", "The process that did the work was shut down.")
-            self.outbox.end(
-                entry, End(TaskState.ERROR.value, *error), end_data(entry.ref.task_id, TaskState.ERROR, *error)
-            )
-            self.outbox.request_cancel(entry.ref.task_id, 0)
-        stored = self.outbox.close(timeout)
-        self.beats.close()
-        self.hub.close()
-        return stored
 
 
 class Run:
@@ -114,7 +68,8 @@ class Run:
         self._store = engine.store
         self._outbox = engine.outbox
         self._session = session
-        self._task = task
+        # What replaces others has not begun before they have stopped.
+        self._task = replace(task, pending=True) if if_running == "replace" else task
         self._if_running = if_running
         self._own = own
         self._monotonic = monotonic
@@ -122,11 +77,12 @@ class Run:
         self._entry: Entry | None = None
         self._begun: Begun | None = None
         self._meter: RateMeter | None = None
+        self._total: float | None = None
         self._began_at = 0.0
         self._result: str | None = None
+        self._delay: float | None = None
         self._pid = os.getpid()
-        self._callbacks: list[Callable[[], None]] = []
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._tokens: list[Token[Run]] = []
         self._worker: asyncio.Task[object] | None = None
 
@@ -153,43 +109,32 @@ class Run:
     def task(self) -> Task:
         """The task as this process knows it. Raises SessionStatusError before the begin."""
         entry = self._live()
-        created = self._task.created_at or 0
-        return Task(
-            task_id=self.task_id,
-            session_id=self.session_id,
-            conversation_id=self.conversation_id,
-            namespace_id=self._session.namespace_id,
-            type=self._task.type,
-            state=TaskState.PENDING if self._task.pending else TaskState.RUNNING,
-            attempt=self.attempt,
-            epoch=entry.epoch,
-            tail=entry.number,
-            created_at=created,
-            updated_at=created,
-            started_at=self._task.started_at,
-            wire=self._task.wire,
-        )
+        return task_of(self._session, self._task, entry.epoch, entry.number)
 
     # Life
 
     def begin(self) -> None:
         """Open the session and begin the task; the store is asked at once.
 
-        Raises StoreUnavailable, SessionConflict, TaskRunning, AlreadyStarted, NamespaceFull.
+        Raises StoreUnavailable, NotFound for a deleted session, SessionConflict, TaskRunning, AlreadyStarted,
+        NamespaceFull, ConversationFull.
         """
-        if self._engine.hub.closed:
+        if self._engine.closing:
             raise StoreUnavailable("This process is ending. Try again in a moment.")
-        begun = self._store.begin(self._session, self._task, self._if_running, self._own)
+        self.go_on(self._store.begin(self._session, self._task, self._if_running, self._own))
+
+    def go_on(self, begun: Begun) -> None:
+        """Take up what has begun in the store."""
         self._begun = begun
-        self._session = replace(self._session, created_at=begun.session_created_at)
+        self._session = replace(
+            self._session, created_at=begun.session_created_at, namespace_id=begun.namespace_id, key=begun.key
+        )
         self._task = replace(
-            self._task,
-            created_at=begun.task_created_at,
-            started_at=None if self._task.pending else begun.task_created_at,
+            self._task, created_at=begun.task_created_at, started_at=None if self._task.pending else begun.now
         )
         self._began_at = self._monotonic()
         self._entry = self._outbox.open(self._session, self._task, begun.epoch, begun.tail)
-        self._entry.on_cancel = self._on_cancel
+        self._entry.on_cancel = self._stop.request
         if not self._task.pending:
             self._meter = RateMeter(0.0)
         self._engine.hub.listen(self._store.cancel_channel(self._ref), self._engine.beats.wake)
@@ -201,7 +146,8 @@ class Run:
         self._wait_for_replaced()
         if self._task.pending:
             waited = round((self._monotonic() - self._began_at) * 1000)
-            self._task = replace(self._task, pending=False, started_at=(self._task.created_at or 0) + waited)
+            begun_at = self._begun.now if self._begun is not None else 0
+            self._task = replace(self._task, pending=False, started_at=begun_at + waited)
             entry.task = self._task
             self._began_at = self._monotonic()
             self._meter = RateMeter(0.0)
@@ -214,7 +160,7 @@ class Run:
         are lost."""
         waiting = set(self._begun.stopping) if self._begun is not None else set()
         until = self._monotonic() + max(REPLACE_WAIT, 2 * self._store.limits.lease / 1000)
-        while waiting and not self._stop.is_set() and self._monotonic() < until:
+        while waiting and not self._stop.requested and self._monotonic() < until:
             try:
                 snapshot = self._store.snapshot(self.conversation_id)
             except StoreUnavailable:
@@ -240,21 +186,68 @@ class Run:
         *,
         error_type: str | None = None,
         error_message: str | None = None,
+        wait: float = END_WAIT,
     ) -> None:
-        """End the task behind everything emitted, and wait for the store while it is reachable (at most 5 s)."""
-        entry = self._live()
-        # A stop that comes from here on finds nothing to stop.
-        self._callbacks.clear()
+        """End the task behind everything emitted, and wait for the store while it is reachable, at most `wait` s."""
         trace = None
         if error is not None:
             error_type = type(error).__name__
-            error_message = _message_of(error)
-            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            error_message = message_of(error)
+            if self._engine.store_tracebacks:
+                lines = traceback.format_exception(type(error), error, error.__traceback__)
+                trace = "".join(lines).encode("utf-8", "replace").decode()[-MAX_TRACEBACK:]
         end = End(state.value, error_type, error_message, self._result if state is TaskState.COMPLETED else None, trace)
-        entry.duration = self.duration() if state is TaskState.COMPLETED else None
-        self._outbox.end(entry, end, end_data(self.task_id, state, error_type, error_message))
+        self._live().duration = self.duration() if state is TaskState.COMPLETED else None
+        self._end(end, end_data(self.task_id, state, error_type, error_message), wait)
+
+    def _end(self, end: End, event: str | None, wait: float = END_WAIT) -> None:
+        entry = self._live()
+        # A stop that comes from here on finds nothing to stop.
+        self._stop.forget()
+        self._outbox.end(entry, end, event)
         self._engine.hub.ignore(self._store.cancel_channel(self._ref))
-        self._outbox.wait_while_reachable(entry, END_WAIT)
+        self._outbox.wait_while_reachable(entry, wait)
+
+    def leave(self, timeout: float = END_WAIT) -> None:
+        """Let go of the task without ending it: a process that watches over this one does that.
+
+        What was emitted is stored first, as long as the store is reachable, within `timeout` s.
+        """
+        entry = self._live()
+        if self._tokens:
+            _current.reset(self._tokens.pop())
+        self._stop.forget()
+        self._engine.hub.ignore(self._store.cancel_channel(self._ref))
+        self._outbox.wait_while_reachable(entry, timeout)
+        self._outbox.leave(entry)
+
+    def hand_over(self) -> Rest | None:
+        """What the process that watches over this one needs to go on storing (`Watch.take_over`); None when all is
+        stored.
+
+        For a process that ends at once when its task has ended.
+        """
+        return self._outbox.hand_over(self._live())
+
+    def retry(self, delay: float = 0.0) -> str:
+        """Leave the task to its queue when the block is left, in whatever way: pending, with its next attempt.
+
+        `delay` is for how long the queue holds it back, in s. Returns the ticket of the next attempt; that of this one
+        does as well. A task that was asked to stop is cancelled instead.
+        """
+        entry = self._live()
+        self._delay = delay
+        now = self._begun.now + self.duration() if self._begun is not None else 0
+        # So long the store must know the task as deleted, once it is.
+        self._outbox.change(entry, Change(ticket=self._wait(delay)))
+        self._outbox.wait_while_reachable(entry, START_WAIT)
+        until = now + self._wait(delay) if entry.stopped is None else now
+        task = replace(self._task, attempt=self.attempt + 1, pending=True, leased=False, epoch=entry.epoch)
+        return str(Ticket(self._session, replace(task, started_at=None), until))
+
+    def _wait(self, delay: float) -> int:
+        """How long a task that its queue holds back may wait (ms)."""
+        return self._store.limits.max_pending_age + round(delay * 1000)
 
     def duration(self) -> int:
         """How long the task has been running, in ms."""
@@ -270,37 +263,44 @@ class Run:
         """
         entry = self._live()
         text = to_json(data if data is not None else {})
-        if len(text) > self._engine.max_event_bytes or (
-            not text.isascii() and len(text.encode()) > self._engine.max_event_bytes
-        ):
+        size = utf8_size(text)
+        if size > self._engine.max_event_bytes:
             raise InvalidValue(
                 f"An event holds at most {self._engine.max_event_bytes} bytes of JSON.", taskId=self.task_id
             )
-        return Cursor(entry.epoch, self._outbox.emit(entry, check_event_type(type), text))
+        return Cursor(entry.epoch, self._outbox.emit(entry, check_event_type(type), text, size))
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the work is, in its own unit. With a total the estimated completion follows from the rate."""
+        """Say how far the work is, in its own unit. With a total, which holds until another is told, the estimated
+        completion follows from the rate."""
         entry = self._live()
         for value in (current, *(() if total is None else (total,))):
             if not (isinstance(value, (int, float)) and abs(value) < 1e14):
                 raise InvalidValue(f"Progress is told in numbers below 1e14, not {value!r}.", taskId=self.task_id)
+        if message is not None and len(to_json(message)) > MAX_MESSAGE:
+            raise InvalidValue(f"A progress message holds at most {MAX_MESSAGE} characters.", taskId=self.task_id)
+        if total is not None:
+            self._total = total
         remaining = None
         if self._meter is not None:
             self._meter.update(float(self.duration()), float(current))
-            if total is not None:
-                remaining = self._meter.remaining(float(total))
-        if message is not None and len(to_json(message)) > MAX_MESSAGE:
-            raise InvalidValue(f"A progress message holds at most {MAX_MESSAGE} characters.", taskId=self.task_id)
+            if self._total is not None:
+                remaining = self._meter.remaining(float(self._total))
         self._outbox.change(entry, Change(False, current, total, message, remaining))
 
     def result(self, value: Json) -> None:
         """Keep the task's result; it is stored with the end. Raises InvalidValue when it is no JSON or too large."""
         text = to_json(value)
-        if len(text.encode()) > self._engine.max_result_bytes:
+        if utf8_size(text) > self._engine.max_result_bytes:
             raise InvalidValue(
                 f"A result holds at most {self._engine.max_result_bytes} bytes of JSON.", taskId=self.task_id
             )
         self._result = text
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the work has given a result."""
+        return self._result is not None
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything emitted is stored; False when `timeout` (s) ran out first."""
@@ -318,37 +318,27 @@ class Run:
                 return
             for answer in answers:
                 if not isinstance(answer, Exception):
-                    self._outbox.answered(self.task_id, answer)
+                    self._outbox.answered(beat, answer)
 
     # What the work is told
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody asked the task to stop, or it was deleted or replaced."""
-        return self._stop.is_set()
+        return self._stop.requested
 
     def check_cancelled(self) -> None:
         """Raise Cancelled if the task was asked to stop."""
-        if self._stop.is_set():
+        if self._stop.requested:
             raise Cancelled("The task was asked to stop.", taskId=self.task_id)
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Sleep until the task is asked to stop, at most `timeout` s; says whether it was."""
         return self._stop.wait(timeout)
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
+    def on_cancel(self, callback: Callable[[], object]) -> None:
         """Call back, from another thread, when the task is asked to stop; at once if it was."""
-        self._callbacks.append(callback)
-        if self._stop.is_set():
-            callback()
-
-    def _on_cancel(self) -> None:
-        self._stop.set()
-        for callback in list(self._callbacks):
-            try:
-                callback()
-            except Exception:  # a callback of the host's must not end our thread
-                log.exception("An on_cancel callback failed.")
+        self._stop.on_request(callback)
 
     # As a context manager
 
@@ -368,27 +358,29 @@ class Run:
     ) -> bool:
         if self._tokens:
             _current.reset(self._tokens.pop())
-        if error is None:
-            self.finish(TaskState.COMPLETED)
-        elif isinstance(error, Cancelled):
+        if isinstance(error, Cancelled):
             self.finish(TaskState.CANCELLED)
             return True
-        elif isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError) or is_kill(error):
             self.finish(TaskState.CANCELLED)
+        elif self._delay is not None:
+            self._end(End(TaskState.PENDING.value, wait=self._wait(self._delay)), None)
+        elif error is None:
+            self.finish(TaskState.COMPLETED)
         else:
             self.finish(TaskState.ERROR, error)
         return False
 
     async def __aenter__(self) -> Self:
-        if self._entry is None:
-            await asyncio.to_thread(self.begin)
-        self._tokens.append(_current.set(self))
         try:
-            await asyncio.to_thread(self.start)
+            if self._entry is None:
+                await see_through(self.begin)
+            await see_through(self.start, self._stop.request)
         except BaseException as error:
-            self._stop.set()
-            await asyncio.shield(asyncio.to_thread(self.__exit__, type(error), error, error.__traceback__))
+            if self._entry is not None:
+                await see_through(partial(self.__exit__, type(error), error, error.__traceback__))
             raise
+        self._tokens.append(_current.set(self))
         loop, worker = asyncio.get_running_loop(), asyncio.current_task()
         if worker is not None:
             self._worker = worker
@@ -404,12 +396,48 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._worker = None
-        stopped = isinstance(error, asyncio.CancelledError) and self._stop.is_set()
+        stopped = isinstance(error, asyncio.CancelledError) and self._stop.requested
         if self._tokens:
             _current.reset(self._tokens.pop())
         ending = error if not stopped else Cancelled("The task was asked to stop.", taskId=self.task_id)
         swallowed = await asyncio.shield(asyncio.to_thread(self.__exit__, kind, ending, trace))
         return swallowed and not stopped
+
+
+def task_of(session: SessionDraft, task: TaskDraft, epoch: int, tail: int) -> Task:
+    """The task that a draft became when it began, as its process knows it."""
+    created = task.created_at or 0
+    return Task(
+        task_id=task.task_id,
+        session_id=session.session_id,
+        conversation_id=session.conversation_id,
+        namespace_id=session.namespace_id,
+        type=task.type,
+        state=TaskState.PENDING if task.pending else TaskState.RUNNING,
+        attempt=task.attempt,
+        epoch=epoch,
+        tail=tail,
+        created_at=created,
+        updated_at=created,
+        started_at=task.started_at,
+        wire=task.wire,
+    )
+
+
+async def see_through(call: Callable[[], T], on_cancel: Callable[[], None] = lambda: None) -> T:
+    """Call in a thread and wait for it, also when the coroutine is cancelled meanwhile: that is raised afterwards."""
+    called = asyncio.ensure_future(asyncio.to_thread(call))
+    cancelled: asyncio.CancelledError | None = None
+    while not called.done():
+        try:
+            await asyncio.wait([called])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            on_cancel()
+    if cancelled is None:
+        return called.result()
+    called.exception()  # looked at, so that asyncio does not call it forgotten
+    raise cancelled
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
@@ -419,7 +447,7 @@ def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) ->
         log.info("The event loop of a cancelled task is closed already.")
 
 
-def _message_of(error: BaseException) -> str:
-    """The error's message, fit for a front end: one line, bounded; the traceback stays in the log and the store."""
+def message_of(error: BaseException) -> str:
+    """The error's message, fit for a front end: one line, bounded; the traceback stays in the log."""
     text = " ".join(str(error).encode("utf-8", "replace").decode().split())
     return text[:MAX_MESSAGE] or type(error).__name__

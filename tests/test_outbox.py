@@ -6,14 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from harness import LEASE_MS, Clock, a_session, a_task
+from harness import LEASE_MS, Clock, a_session, a_task, whole_log
 
-from flask_sessionstatus import Cancelled, InvalidValue, OutboxFull, SessionStatusError, StoreUnavailable
+from flask_sessionstatus import (
+    Cancelled,
+    InvalidValue,
+    OutboxFull,
+    RecordUnreadable,
+    SessionStatusError,
+    StoreUnavailable,
+)
 from flask_sessionstatus.leases import Beats
-from flask_sessionstatus.models import ORIGIN
+from flask_sessionstatus.models import ORIGIN, utf8_size
 from flask_sessionstatus.stores.base import Answer, Append, Change, End, Limits, TaskRef, Verdict
 from flask_sessionstatus.stores.memory import MemoryStore
-from flask_sessionstatus.streaming.outbox import BATCH_BYTES, BATCH_EVENTS, BATCH_TASKS, Bounds, Entry, Outbox
+from flask_sessionstatus.streaming.entry import BATCH_BYTES, BATCH_EVENTS, Bounds, Entry
+from flask_sessionstatus.streaming.outbox import BATCH_TASKS, Outbox
 
 REF = TaskRef("c1", "s1", "t1")
 WAIT = 10.0
@@ -59,7 +67,7 @@ class Flaky:
         task.record["state"] = "running"
 
     def texts(self) -> list[str]:
-        page = self.store.events(REF, ORIGIN, 100_000)
+        page = whole_log(self.store, REF)
         assert page is not None
         assert [event.cursor.number for event in page.events] == list(range(1, len(page.events) + 1))
         return [event.json if event.type == "token" else event.type for event in page.events]
@@ -89,13 +97,18 @@ class Box:
 
     def emit(self, *texts: object) -> None:
         for text in texts:
-            self.outbox.emit(self.entry, "token", str(text))
+            self.outbox.emit(self.entry, "token", str(text), utf8_size(str(text)))
 
     def end(self, state: str = "completed") -> None:
         self.outbox.end(self.entry, End(state), f'{{"state":"{state}"}}')
 
     def settle(self) -> None:
         assert until(lambda: self.outbox.flush(self.entry, 0.0))
+
+
+def bytes_of(entry: Entry) -> int:
+    """What an entry's events have in bytes of UTF-8."""
+    return sum(len((type + json).encode()) for type, json, _ in entry.events)
 
 
 def until(condition: Any, seconds: float = WAIT) -> bool:
@@ -133,14 +146,34 @@ def test_batches_are_bounded_by_number(store: Flaky, box: Box) -> None:
     assert len(store.batches) < 20
 
 
-def test_batches_are_bounded_by_size(store: Flaky, box: Box) -> None:
+@pytest.mark.parametrize("letter", ["x", "я", "😀"])
+def test_batches_are_bounded_by_bytes(store: Flaky, box: Box, letter: str) -> None:
     store.away = True
-    text = '"' + "x" * 60_000 + '"'
+    text = f'"{letter * (60_000 // utf8_size(letter))}"'
     box.emit(*[text] * 20)
     store.away = False
     box.settle()
-    assert all(sum(len(event[1]) for event in batch.events) <= BATCH_BYTES for batch in store.batches)
+    assert max(sum(len(event[1].encode()) for event in batch.events) for batch in store.batches) <= BATCH_BYTES
     assert len(store.texts()) == 20
+
+
+@pytest.mark.parametrize("letter", ["x", "я", "😀"])
+def test_what_is_held_is_bounded_by_bytes(store: Flaky, clock: Clock, letter: str) -> None:
+    box = Box(store, clock, Bounds(bytes=100_000, wait=0.0))
+    store.away = True
+    text = f'"{letter * (20_000 // utf8_size(letter))}"'
+    box.emit(*[text] * 5)
+    with pytest.raises(OutboxFull):
+        box.emit(text)
+    assert box.entry.bytes == bytes_of(box.entry)
+    store.away = False
+    box.settle()
+    box.emit(*[text] * 5)
+    box.end()
+    box.settle()
+    assert len(store.texts()) == 11
+    assert box.entry.bytes == bytes_of(box.entry) <= 100_000
+    box.outbox.close(1)
 
 
 def test_a_store_that_was_away_gets_everything_once(store: Flaky, box: Box) -> None:
@@ -155,6 +188,54 @@ def test_a_store_that_was_away_gets_everything_once(store: Flaky, box: Box) -> N
     assert store.texts() == ["a", "b", "c"]
 
 
+def test_a_record_that_cannot_be_read_keeps_no_other_task_from_waiting_for_its_end(store: Flaky, box: Box) -> None:
+    unreadable = box.outbox.open(a_session("s2", "c2"), a_task("t2"), 1, 0)
+    append, arrived, gate = store.append, threading.Event(), threading.Event()
+
+    def half(appends: Sequence[Append]) -> Sequence[Answer | Exception]:
+        if any(each.ref == REF for each in appends):
+            arrived.set()
+            gate.wait(WAIT)
+        broken = RecordUnreadable("A stored record cannot be read.")
+        return [broken if each.ref != REF else append([each])[0] for each in appends]
+
+    store.append = half  # type: ignore[method-assign]
+    box.outbox.emit(unreadable, "token", "{}", 2)
+    assert until(lambda: unreadable.failures > 0)
+    box.end()
+    assert arrived.wait(WAIT)
+    stored: list[bool] = []
+    waiting = threading.Thread(target=lambda: stored.append(box.outbox.wait_while_reachable(box.entry, WAIT)))
+    waiting.start()
+    waiting.join(0.05)  # it may have begun to wait or not: both ways it is stored
+    gate.set()
+    waiting.join(WAIT)
+    assert stored == [True]
+    store.append = append  # type: ignore[method-assign]
+    assert until(lambda: unreadable.settled)
+
+
+def test_a_task_that_was_stopped_is_not_made_again_for_an_answer_that_came_late(store: Flaky, box: Box) -> None:
+    append, arrived, gate = store.append, threading.Event(), threading.Event()
+
+    def late(appends: Sequence[Append]) -> Sequence[Answer | Exception]:
+        arrived.set()
+        gate.wait(WAIT)
+        return [Answer(Verdict.MISSING) for _ in appends]
+
+    store.append = late  # type: ignore[method-assign]
+    box.emit("a")
+    assert arrived.wait(WAIT)
+    assert store.delete_session("s1")
+    box.beats.beat()
+    assert box.entry.stopped is Verdict.DELETED
+    store.forget_all()
+    gate.set()
+    box.outbox.close(WAIT)
+    assert store.session("s1") is None
+    store.append = append  # type: ignore[method-assign]
+
+
 def test_a_store_that_forgot_everything_gets_everything_again(store: Flaky, box: Box) -> None:
     box.emit("a", "b")
     box.outbox.change(box.entry, Change(current=1, total=4))
@@ -166,6 +247,27 @@ def test_a_store_that_forgot_everything_gets_everything_again(store: Flaky, box:
     assert store.texts() == ["a", "b", "c"]
     task = store.task("s1", "t1")
     assert (task.epoch, task.namespace_id, task.progress.total) == (epoch, "u1", 4)
+
+
+def test_a_rest_that_waits_for_the_store_gets_shorter_meanwhile(store: Flaky, clock: Clock, box: Box) -> None:
+    store.away = True
+    box.outbox.change(box.entry, Change(current=1, total=4, remaining=15_000))
+    expected = clock.now + 15_000
+    clock.move(10_000)
+    store.away = False
+    box.settle()
+    assert store.task("s1", "t1").estimated_completion == expected
+
+
+def test_a_task_that_is_made_again_ends_when_it_was_to_end(store: Flaky, clock: Clock, box: Box) -> None:
+    box.outbox.change(box.entry, Change(current=1, total=4, remaining=15_000))
+    expected = clock.now + 15_000
+    box.settle()
+    clock.move(10_000)
+    store.forget_all()
+    box.emit("a")
+    box.settle()
+    assert store.task("s1", "t1").estimated_completion == expected
 
 
 def test_a_store_that_lost_the_tail_says_what_it_needs_and_gets_it(store: Flaky, box: Box) -> None:
@@ -232,13 +334,15 @@ def test_a_verdict_against_the_run_stops_it(store: Flaky, box: Box, clock: Clock
     assert until(lambda: box.outbox.release() is not None and box.outbox.beats() == [])
 
 
-def test_a_cancel_request_is_heard_once_and_the_run_goes_on(store: Flaky, box: Box) -> None:
+def test_a_cancel_request_is_heard_once_and_ends_what_the_run_emits(store: Flaky, box: Box) -> None:
     heard: list[int] = []
     box.entry.on_cancel = lambda: heard.append(1)
+    box.emit("a")
     store.cancel(REF)
     box.beats.beat()
     box.beats.beat()
-    box.emit("a")
+    with pytest.raises(Cancelled):
+        box.emit("b")
     box.settle()
     assert heard == [1]
     assert store.texts() == ["a"]
@@ -331,12 +435,12 @@ def test_an_emit_that_waited_for_room_is_refused_once_the_task_has_ended(store: 
     entry = outbox.open(a_session(), a_task(), begun.epoch, begun.tail)
     store.away = True
     for number in range(2):
-        outbox.emit(entry, "token", str(number))
+        outbox.emit(entry, "token", str(number), 1)
     refused: list[Exception] = []
 
     def emit() -> None:
         try:
-            outbox.emit(entry, "token", "late")
+            outbox.emit(entry, "token", "late", 4)
         except SessionStatusError as error:
             refused.append(error)
 
@@ -354,8 +458,45 @@ def test_with_many_busy_tasks_each_gets_its_turn(store: Flaky) -> None:
     outbox = Outbox(store)
     entries = [Entry(a_session(), a_task(f"t{n}"), 1, 0) for n in range(BATCH_TASKS + 2)]
     for entry in entries:
-        entry.add("token", "{}")
+        entry.add("token", "{}", 2)
         outbox._dirty[entry.ref.task_id] = entry
     first, _ = outbox._due()
     second, _ = outbox._due()
     assert {entry.ref.task_id for entry in entries} == {entry.ref.task_id for entry in [*first, *second]}
+
+
+def newer(box: Box, store: Flaky) -> Entry:
+    """The next attempt of the same task, taken up in the same process."""
+    task = replace(box.entry.task, attempt=2, token="second")
+    begun = store.begin(box.entry.session, task)
+    return box.outbox.open(box.entry.session, task, begun.epoch, begun.tail)
+
+
+def test_a_late_answer_to_an_earlier_attempt_takes_nothing_from_the_newer_one(store: Flaky, box: Box) -> None:
+    store.away = True
+    box.emit("late")
+    store.away = False
+    second = newer(box, store)
+    box.outbox.emit(second, "token", "new", 3)
+    box.outbox._take_up(box.entry, Answer(Verdict.FENCED), None)
+    box.outbox.end(second, End("completed"), '{"state":"completed"}')
+    assert until(lambda: box.outbox.flush(second, 0.0))
+    assert (second.stopped, second.end_stored) == (None, True)
+    assert store.texts() == ["attempt", "new", "end"]
+
+
+def test_an_answer_to_a_beat_of_an_earlier_attempt_is_not_the_newer_ones(store: Flaky, box: Box) -> None:
+    (beat,) = box.outbox.beats()
+    second = newer(box, store)
+    box.outbox.answered(beat, Answer(Verdict.FENCED))
+    assert second.stopped is None
+    box.outbox.emit(second, "token", "new", 3)
+    assert until(lambda: box.outbox.flush(second, 0.0))
+
+
+def test_what_could_not_be_beaten_for_lingers_on_and_nothing_else(store: Flaky, box: Box, clock: Clock) -> None:
+    box.end()
+    box.settle()
+    clock.move(store.limits.lease + 1)
+    assert box.outbox.release({box.entry.ref.task_id}) == []
+    assert box.outbox.release() == [box.entry]

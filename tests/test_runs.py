@@ -10,8 +10,9 @@ import pytest
 from harness import Clock, a_session, a_task
 
 from flask_sessionstatus import Cancelled, InvalidValue, SessionStatusError, TaskState, current_run
+from flask_sessionstatus.engine import Engine
 from flask_sessionstatus.models import ORIGIN
-from flask_sessionstatus.runs import Engine, Run
+from flask_sessionstatus.runs import Run
 from flask_sessionstatus.stores.base import Limits, TaskRef
 from flask_sessionstatus.stores.memory import MemoryStore
 
@@ -66,7 +67,9 @@ def test_an_exception_is_recorded_and_raised_on(engine: Engine) -> None:
 def test_a_result_of_a_run_that_failed_is_not_kept(engine: Engine) -> None:
     def work() -> None:
         with a_run(engine) as run:
+            assert not run.has_result
             run.result(1)
+            assert run.has_result
             raise LookupError
 
     with pytest.raises(LookupError):
@@ -110,8 +113,18 @@ def test_a_run_that_completes_in_spite_of_a_cancel_request_has_completed(engine:
     with a_run(engine) as run:
         engine.store.cancel(REF)
         assert run.wait_cancelled(5)
-        run.emit("token")
     assert task(engine).state is TaskState.COMPLETED
+
+
+def test_work_that_never_asks_ends_at_the_first_event_after_a_stop(engine: Engine) -> None:
+    with a_run(engine) as run:
+        run.emit("token")
+        engine.store.cancel(REF)
+        assert run.wait_cancelled(5)
+        run.emit("token")
+        raise AssertionError("It goes on.")
+    found = task(engine)
+    assert (found.state, found.tail) == (TaskState.CANCELLED, 2)
 
 
 def test_emit_raises_once_the_session_is_deleted(engine: Engine) -> None:
@@ -199,7 +212,8 @@ def test_progress_is_told_in_numbers(engine: Engine, value: Any) -> None:
         run.progress(value)
 
 
-def test_progress_with_a_total_gives_an_estimate(engine: Engine, clock: Clock) -> None:
+def test_progress_with_a_total_gives_an_estimate(engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.outbox, "_monotonic", lambda: 1.0)  # on the way to the store no time passes
     times = iter([0.0])
     now = [0.0]
     run = Run(engine, a_session(), a_task(), monotonic=lambda: next(times, now[0]))
@@ -242,6 +256,27 @@ def test_replace_waits_until_the_others_have_stopped(engine: Engine) -> None:
     assert task(engine, "t1").state is TaskState.CANCELLED
 
 
+def test_what_replaces_another_is_pending_until_that_has_stopped(engine: Engine, clock: Clock) -> None:
+    entered, seen = threading.Event(), []
+
+    def first() -> None:
+        with a_run(engine, "t1") as run:
+            entered.set()
+            assert run.wait_cancelled(5)
+            seen.append(task(engine, "t2").state)
+            clock.move(1000)
+            run.check_cancelled()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert entered.wait(5)
+    with a_run(engine, "t2", "replace"):
+        seen.append(task(engine, "t2").state)
+    thread.join(5)
+    assert seen == [TaskState.PENDING, TaskState.RUNNING]
+    assert task(engine, "t2").started_at == task(engine, "t1").finished_at
+
+
 def test_a_completed_runs_duration_is_remembered(engine: Engine) -> None:
     for n in range(3):
         with a_run(engine, f"t{n}", type="report"):
@@ -279,15 +314,16 @@ def test_async_with_completes_and_fails_like_with(engine: Engine) -> None:
 
 
 def test_a_cancelled_coroutine_is_cancelled(engine: Engine) -> None:
-    async def work() -> None:
+    async def work(emitted: asyncio.Event) -> None:
         async with a_run(engine) as run:
             run.emit("token")
+            emitted.set()
             await asyncio.sleep(60)
 
     async def main() -> None:
-        worker = asyncio.create_task(work())
-        while engine.store.task("s1", "t1") is None:
-            await asyncio.sleep(0.005)
+        emitted = asyncio.Event()
+        worker = asyncio.create_task(work(emitted))
+        await asyncio.wait_for(emitted.wait(), 10)
         engine.store.cancel(REF)
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(worker, 10)

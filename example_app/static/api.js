@@ -8,16 +8,28 @@ export class ApiError extends Error {
 }
 
 const PATIENCE = 15000;
+const NEXT = /<([^>]*)>;\s*rel="next"/;
 
 let clockOffset = 0;
 
 /** The server's time in ms, as far as its Date headers tell. */
 export const serverNow = () => Date.now() + clockOffset;
 
-export const get = (url) => request(url, { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE) });
-export const post = (url, form) => request(url, { method: "POST", body: form });
+export const get = async (url) => (await ask(url)).body;
+export const post = async (url, form) => (await request(url, { method: "POST", body: form })).body;
+export const patch = async (url, value) => (await request(url, { method: "PATCH", ...json(value) })).body;
+export const remove = async (url) => (await request(url, { method: "DELETE" })).body;
 
-/** The JSON of the answer. Throws ApiError; its status is 0 when there was no answer at all. */
+/** One page of a list, and the URL of the next one: null behind the last. */
+export async function getPage(url) {
+  const { body, response } = await ask(url);
+  return { items: body, next: NEXT.exec(response.headers.get("Link"))?.[1] ?? null };
+}
+
+const ask = (url) => request(url, { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE) });
+const json = (value) => ({ body: JSON.stringify(value), headers: { "Content-Type": "application/json" } });
+
+/** The answer and its JSON. Throws ApiError; its status is 0 when there was no answer at all. */
 async function request(url, options) {
   let response;
   try {
@@ -29,7 +41,7 @@ async function request(url, options) {
   const body = await response.json().catch(() => null);
   if (response.ok && body === null) throw new ApiError(0, "The answer did not arrive whole.");
   if (!response.ok) throw new ApiError(response.status, body?.error ?? body?.message ?? sentence(response));
-  return body;
+  return { response, body };
 }
 
 function noteClock(response) {

@@ -1,10 +1,12 @@
-/** The page of one conversation: finds what is running, shows everything so far, and goes on. */
+/** A conversation on its page: finds what is running, shows everything so far, and goes on. */
 
 import { ApiError, get, post, serverNow } from "./api.js";
+import { keepingPlace, pinToEnd } from "./place.js";
+import { askWith } from "./question.js";
+import { Rail } from "./rail.js";
 import { replayed } from "./replay.js";
 import { Strip } from "./strip.js";
-import { Exchange, element } from "./transcript.js";
-import { showTimes } from "./times.js";
+import { Exchange } from "./transcript.js";
 
 const LOOK_EVERY = 3000;
 const LOOK_WHILE_FOLLOWING = 15000;
@@ -12,12 +14,15 @@ const LIVE = ["pending", "running"];
 
 const byId = (id) => document.getElementById(id);
 const main = byId("main");
-const api = main.dataset.api;
+const api = byId("rail").dataset.api;
 const conversation = `${api}/conversations/${main.dataset.conversation}`;
+const home = document.querySelector(".back").href;
 const { follow } = await import(`${api}/client.js`);
 
 const exchanges = new Map();
 const strip = new Strip(stop);
+const rail = new Rail({ current: main.dataset.conversation, onRenamed: entitle, onDeleted: () => location.assign(home) });
+let page = null;
 let session = null;
 let seen = null;
 let following = null;
@@ -25,12 +30,18 @@ let looking = null;
 let lookedAt = 0;
 let replays = Promise.resolve();
 
-history.scrollRestoration = "manual";
-showTimes();
-listen();
-look();
-setInterval(() => document.hidden || lookWhenDue(), 1000);
-document.addEventListener("visibilitychange", () => document.hidden || look());
+/** Shows the conversation. `show` is given its session each time that is read; `again` begins a summary once more. */
+export function openConversation({ show: showSession, again = null }) {
+  page = { show: showSession, again };
+  history.scrollRestoration = "manual";
+  askWith(byId("ask"), (form) => {
+    pinToEnd();
+    return start(byId("ask").action, form);
+  });
+  look();
+  setInterval(() => document.hidden || lookWhenDue(), 1000);
+  document.addEventListener("visibilitychange", () => document.hidden || look());
+}
 
 function lookWhenDue() {
   const every = following?.connected ? LOOK_WHILE_FOLLOWING : LOOK_EVERY;
@@ -55,13 +66,13 @@ async function lookNow() {
     banner("");
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status === 404 && !session) nothingHere(true);
+    if (error.status === 404) nothingHere();
     banner(trouble(error));
   }
 }
 
 function trouble(error) {
-  if (error.status === 404) return session ? "This conversation is over: it was deleted, or kept no longer." : "";
+  if (error.status === 404) return "";
   if (error.status === 503) return "The server cannot reach its store at the moment. Trying again…";
   return error.status === 0 ? "The server cannot be reached. Trying again…" : error.message;
 }
@@ -70,23 +81,25 @@ async function show(sessionId) {
   const url = `${api}/sessions/${encodeURIComponent(sessionId)}`;
   const [found, turns, tasks] = await Promise.all([get(url), get(`${url}/messages?limit=200`), get(`${url}/tasks?limit=200`)]);
   session = found;
-  nothingHere(false);
-  showText(session.metadata);
+  byId("empty").hidden = byId("over").hidden = true;
+  byId("dock").hidden = false;
+  entitle(session);
+  page.show(session);
   const ordered = tasks.slice().sort((one, other) => one.createdAt - other.createdAt);
   for (const entry of entries(turns, ordered)) place(entry, url);
   if (!following && ordered.length) settle(ordered.at(-1));
 }
 
-function nothingHere(nothing) {
-  byId("empty").hidden = !nothing;
-  byId("dock").hidden = nothing;
+/** There is no such conversation, or there is none any more. */
+function nothingHere() {
+  unfollow();
+  byId(session ? "over" : "empty").hidden = false;
+  byId("dock").hidden = true;
 }
 
-function showText({ title, author, words }) {
-  const facts = [author, words && `${words.toLocaleString("en")} words`].filter(Boolean);
-  byId("title").textContent = title ?? "Conversation";
-  byId("about").textContent = facts.join(" · ");
-  document.title = `${title ?? "Conversation"} – Reading along`;
+function entitle({ metadata }) {
+  byId("title").textContent = metadata.title ?? "Conversation";
+  document.title = `${metadata.title ?? "Conversation"} – Reading along`;
 }
 
 /** The tasks with their turns, and the turns of no task, in the order in which they began. */
@@ -105,7 +118,8 @@ function place({ key, task, turns }, sessionUrl) {
   const asked = turns.find((turn) => turn.role === "user");
   const told = turns.find((turn) => turn.role === "assistant");
   const url = task && `${sessionUrl}/tasks/${task.id}/events`;
-  if (asked) exchange.ask(asked.content);
+  if (asked) keepingPlace(() => exchange.question({ text: asked.content }));
+  if (asked?.resolvedQuestion) keepingPlace(() => exchange.understood({ text: asked.resolvedQuestion }));
   if (task && LIVE.includes(task.state)) {
     if (following?.task.id !== task.id) followLive(task, exchange);
     return;
@@ -136,7 +150,7 @@ function followLive(task, exchange) {
   exchange.clear();
   exchange.live = true;
   strip.begin(task);
-  noteInList("reading now", "dot");
+  rail.note("active");
   const own = { task, connected: false };
   own.stream = follow(main.dataset.conversation, {
     ...telling(exchange),
@@ -166,7 +180,7 @@ function followLive(task, exchange) {
 
 /** Stops following; the next look finds out how things stand. */
 function unfollow() {
-  if (following) noteInList("just now");
+  if (following) rail.note("idle");
   following?.stream.close();
   following = null;
   seen = null;
@@ -200,11 +214,11 @@ const telling = (exchange) => ({
 });
 
 function tell(exchange, type, data) {
-  keepingPlace(() => (type === "question" ? exchange.ask(data.text) : exchange[type](data)));
+  keepingPlace(() => exchange[type](data));
 }
 
 function finish(task, exchange, state) {
-  keepingPlace(() => exchange.end(state, task?.type === "summary" ? readAgain : null));
+  keepingPlace(() => exchange.end(state, task?.type === "summary" ? page.again : null));
 }
 
 const began = (task) => task.startedAt ?? task.createdAt;
@@ -224,15 +238,15 @@ async function stop() {
   }
 }
 
-async function readAgain() {
-  await start(main.dataset.again, new FormData());
-}
+/** Starts background work with a form; answers whether it was accepted. */
+export const start = (url, form) => change(() => post(url, form));
 
-/** Starts background work; answers whether it was accepted. */
-async function start(url, form) {
+/** Does what changes the session, and shows what came of it; answers whether it could be done, and says why not. */
+export async function change(action) {
   try {
-    await post(url, form);
+    await action(`${api}/sessions/${encodeURIComponent(session?.id)}`);
   } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
     hint(error.status === 409 ? "Something is still running here. Let it finish, or stop it first." : error.message, true);
     return false;
   }
@@ -242,41 +256,10 @@ async function start(url, form) {
   return true;
 }
 
-function listen() {
-  const form = byId("ask");
-  const question = byId("question");
-  const grow = () => {
-    question.rows = Math.min(6, Math.max(1, question.value.split("\n").length));
-  };
-  question.addEventListener("input", grow);
-  question.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    form.requestSubmit();
-  });
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    if (!question.value.trim() || form.dataset.sending) return;
-    form.dataset.sending = "yes";
-    pinned = true;
-    if (await start(form.action, new FormData(form))) {
-      question.value = "";
-      grow();
-    }
-    delete form.dataset.sending;
-  });
-}
-
 function hint(text, problem = false) {
   const node = byId("hint");
   node.textContent = text || node.dataset.hint;
   node.classList.toggle("problem", problem);
-}
-
-/** Says in the list of conversations what this one is doing. */
-function noteInList(text, mark = null) {
-  const since = document.querySelector(".conversations [aria-current] .since");
-  since?.replaceChildren(...(mark ? [element("span", mark)] : []), text);
 }
 
 function banner(text) {
@@ -287,20 +270,4 @@ function banner(text) {
 
 function announce(text) {
   byId("announce").textContent = text.trim();
-}
-
-let pinned = true;
-let scrolling = 0;
-addEventListener("scroll", () => {
-  pinned = document.documentElement.scrollHeight - innerHeight - scrollY < 80;
-}, { passive: true });
-
-/** Changes the transcript; who is reading at its end stays at its end, everybody else stays where they are. */
-function keepingPlace(change) {
-  change();
-  if (!pinned || scrolling) return;
-  scrolling = requestAnimationFrame(() => {
-    scrolling = 0;
-    scrollTo(0, document.documentElement.scrollHeight);
-  });
 }

@@ -1,7 +1,7 @@
 /** The first page: sends a text, pasted, uploaded or picked, and goes to its conversation. */
 
 import { post } from "./api.js";
-import { showTimes } from "./times.js";
+import { Rail } from "./rail.js";
 
 const byId = (id) => document.getElementById(id);
 const form = byId("submit");
@@ -11,7 +11,7 @@ const count = byId("count");
 const problem = byId("problem");
 const maxBytes = Number(form.dataset.maxBytes);
 
-showTimes();
+new Rail();
 text.addEventListener("input", changed);
 file.addEventListener("change", changed);
 form.addEventListener("submit", send);

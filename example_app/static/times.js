@@ -3,13 +3,11 @@
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
 const words = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
-/** Fills every `<time data-ms>` of the page. */
-export function showTimes() {
-  for (const node of document.querySelectorAll("time[data-ms]")) {
-    const ms = Number(node.dataset.ms);
-    node.dateTime = new Date(ms).toISOString();
-    node.textContent = ago((Date.now() - ms) / 1000);
-  }
+/** Fills a `<time>` with a time in Unix ms. */
+export function showTime(node, ms) {
+  node.dateTime = new Date(ms).toISOString();
+  node.textContent = ago((Date.now() - ms) / 1000);
+  return node;
 }
 
 function ago(seconds) {

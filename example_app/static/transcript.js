@@ -11,7 +11,8 @@ const OUTCOMES = {
 export class Exchange {
   constructor() {
     this.node = element("article", "exchange");
-    this.question = null;
+    this.asked = null;
+    this.meant = null;
     this.told = element("div", "told");
     this.outcome = element("p", "outcome");
     this.node.append(this.told, this.outcome);
@@ -26,12 +27,21 @@ export class Exchange {
     this.words = null;
   }
 
-  ask(text) {
-    if (!this.question) {
-      this.question = element("p", "question");
-      this.node.prepend(this.question);
+  question({ text }) {
+    if (!this.asked) {
+      this.asked = element("p", "question");
+      this.node.prepend(this.asked);
     }
-    this.question.textContent = text;
+    this.asked.textContent = text;
+  }
+
+  /** Says how a question was understood that cannot be understood alone. */
+  understood({ text }) {
+    if (!this.meant) {
+      this.meant = element("p", "understood");
+      this.told.before(this.meant);
+    }
+    this.meant.textContent = `Understood as: ${text}`;
   }
 
   /** Begins a sentence; the words that follow belong to it. */

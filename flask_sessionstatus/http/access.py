@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from hmac import compare_digest
 
-from flask import current_app
+from flask import request
 
 from ..errors import Forbidden, NotFound, SessionStatusError, StoreUnavailable, Unauthorized
 from ..models import Session, check_id, namespace_of
-from ..sessions import owner_of
+from ..sessions import key_digest, owner_of
+from ..state import AppState
 from ..stores.codec import Snapshot
 
-if TYPE_CHECKING:
-    from ..extension import AppState
-
-
-def app_state() -> AppState:
-    """The present app's state."""
-    state: AppState = current_app.extensions["sessionstatus"]
-    return state
+KEY_HEADER = "X-Namespace-Key"
 
 
 def caller(state: AppState) -> str | None:
@@ -66,7 +60,41 @@ def session_for_caller(state: AppState, session_id: str) -> Session:
     session = state.store.session(session_id)
     if session is None or not may_have(state, namespace, session):
         raise unknown(state, "Session not found", sessionId=session_id)
+    require_key(session_id, session.key)
     return session
+
+
+def check_new_key(state: AppState, namespace: str | None, key_hash: str | None) -> None:
+    """Raise Unauthorized unless the host's `verify_key`, where there is one, knows the key of a new session."""
+    verify = state.hooks.verify_key
+    if verify is not None and (key_hash is None or not verify(namespace, key_hash)):
+        raise Unauthorized("The namespace key (keyHash) is missing or wrong.")
+
+
+def shows_key(session_id: str, key: str | None) -> bool:
+    """Whether the request shows the namespace key of the session, if it has one: `X-Namespace-Key`, else `?key=`."""
+    if key is None:
+        return True
+    shown = request.headers.get(KEY_HEADER) or request.args.get("key") or ""
+    return compare_digest(key_digest(session_id, shown), key)
+
+
+def require_key(session_id: str, key: str | None) -> None:
+    """Raise Unauthorized unless the request shows the session's namespace key."""
+    if not shows_key(session_id, key):
+        raise Unauthorized(f"The session's namespace key is missing or wrong: {KEY_HEADER}.", sessionId=session_id)
+
+
+def visible(state: AppState, namespace: str | None, snapshot: Snapshot) -> Snapshot:
+    """What of a conversation may be shown: all of it, what no key is missing for, or nothing."""
+    if not is_visible(state, namespace, snapshot):
+        return snapshot.only(())
+    locked = {session_id for session_id, record in snapshot.sessions.items() if "key" in record}
+    if not locked:
+        return snapshot
+    return snapshot.only(
+        session_id for session_id, record in snapshot.sessions.items() if shows_key(session_id, record.get("key"))
+    )
 
 
 def may_have(state: AppState, namespace: str | None, session: Session) -> bool:
@@ -78,9 +106,11 @@ def may_have(state: AppState, namespace: str | None, session: Session) -> bool:
 
 
 def unknown(state: AppState, sentence: str, **ids: str) -> SessionStatusError:
-    """404; but while the writers may not have healed the store yet, 503."""
-    return recovering() if state.store.recovering else NotFound(sentence, **ids)
+    """404; but while the writers may not have healed the store yet, or it is away, 503."""
+    if state.store.recovering and not state.store.is_gone(ids.get("sessionId", "")):
+        return recovering()
+    return NotFound(sentence, **ids)
 
 
 def recovering() -> StoreUnavailable:
-    return StoreUnavailable("The store is only just back. Try again in a moment.")
+    return StoreUnavailable("The store is away or only just back, and this is not known. Try again in a moment.")

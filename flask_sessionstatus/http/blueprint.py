@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from flask import Flask
 from flask.sansio.blueprints import BlueprintSetupState
@@ -13,13 +12,11 @@ from ..errors import ConfigurationError, SessionStatusError
 from .body import StrictParser
 from .client import add_client
 from .conversations import add_conversations
+from .degraded import add_signs
 from .errors import respond, respond_to_http
 from .operations import add_operations
 from .sessions import add_sessions
 from .tasks import add_tasks
-
-if TYPE_CHECKING:
-    from ..extension import SessionStatus
 
 PARTS: Mapping[str, tuple[Callable[[Blueprint], None], ...]] = {
     "conversations": (add_conversations,),
@@ -35,8 +32,8 @@ class SessionStatusBlueprint(Blueprint):
     ARGUMENTS_PARSER = StrictParser()
 
 
-def make_blueprint(extension: SessionStatus, name: str, parts: Sequence[str]) -> Blueprint:
-    """All routes of the parts named. Raises ConfigurationError for an unknown part."""
+def make_blueprint(name: str, parts: Sequence[str], on_registered: Callable[[Flask], None]) -> Blueprint:
+    """All routes of the parts named; `on_registered` is told the app. Raises ConfigurationError for an unknown part."""
     blueprint = SessionStatusBlueprint(
         name, __name__, description="Sessions, background tasks and resumable streams", static_folder=None
     )
@@ -51,7 +48,8 @@ def make_blueprint(extension: SessionStatus, name: str, parts: Sequence[str]) ->
 
     def initialise(setup: BlueprintSetupState) -> None:
         assert isinstance(setup.app, Flask)
-        extension.ensure_app(setup.app)
+        on_registered(setup.app)
+        add_signs(setup.app, f"{setup.name_prefix}.{setup.name}".lstrip("."))
 
     blueprint.record_once(initialise)
     return blueprint

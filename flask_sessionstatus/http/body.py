@@ -14,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from ..errors import BadRequest, BodyTooLarge, InvalidValue, UnsupportedBody
 from ..models import to_json
-from .access import app_state
+from ..state import app_state
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -37,11 +37,20 @@ def read_json(request: Request) -> Any:
         return missing
     if not request.is_json:
         raise UnsupportedBody("The request body must be JSON (Content-Type: application/json) or empty.")
+    return parse_json(raw, "The request body")
+
+
+def parse_json(text: bytes | str, what: str) -> Any:
+    """Strict JSON: no NaN, valid UTF-8, no lone surrogates. Raises BadRequest, naming `what`, and InvalidValue."""
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise BadRequest("The request body is not JSON.") from None
-    to_json(value)
+        raise BadRequest(f"{what} is not JSON.") from None
+    try:
+        to_json(value)
+    except InvalidValue:  # valid JSON, and yet no text that could be sent on
+        sentence = f"{what} holds half of a surrogate pair, which is no text."
+        raise InvalidValue(sentence, {"body": ["Half of a surrogate pair."]}) from None
     return value
 
 

@@ -25,6 +25,7 @@ STATUS: Mapping[type[SessionStatusError], int] = {
     errors.UnsupportedBody: 415,
     errors.InvalidValue: 422,
     errors.NamespaceFull: 429,
+    errors.ConversationFull: 429,
     errors.RecordUnreadable: 500,
     errors.StoreUnavailable: 503,
     errors.OutboxFull: 503,
@@ -42,13 +43,18 @@ _SENTENCES = {
 def respond(error: SessionStatusError) -> Response:
     """The response for an error of this package."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    body: dict[str, Any] = {"error": error.message, **error.ids}
-    if isinstance(error, errors.InvalidValue):
-        body["errors"] = error.errors
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after", 1))
-    return json_response(body, status, headers)
+    return json_response(body_of(error), status, headers)
+
+
+def body_of(error: SessionStatusError) -> dict[str, Any]:
+    """What a client is told of an error of this package: the sentence, the ids, and the fields that are wrong."""
+    body: dict[str, Any] = {"error": error.message, **error.ids}
+    if isinstance(error, errors.InvalidValue):
+        body["errors"] = error.errors
+    return body
 
 
 def respond_to_http(error: HTTPException) -> Response:

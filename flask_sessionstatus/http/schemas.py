@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from ..errors import InvalidValue
-from ..models import ROLES, check_id, to_json
+from ..models import ROLES, check_id
 
 MAX_LIMIT = 200
 
@@ -25,13 +25,6 @@ def _id(name: str) -> Any:
             raise ValidationError(list(error.errors[name])) from None
 
     return check
-
-
-def _is_json(value: Any) -> None:
-    try:
-        to_json(value)
-    except InvalidValue as error:
-        raise ValidationError(error.message) from None
 
 
 class Id(fields.String):
@@ -159,6 +152,7 @@ class SessionStatusSummarySchema(SessionStatusSchema):
 class SessionStatusNewSessionSchema(SessionStatusSchema):
     conversation_id = Id()
     namespace_id = Id()
+    key_hash = Short(metadata={"description": "Required on the session's other routes then: X-Namespace-Key"})
     device_type = Short(allow_none=True)
     client_version = Short(allow_none=True)
     language = Short(allow_none=True)
@@ -212,7 +206,7 @@ class SessionStatusStatsSchema(SessionStatusSchema):
 
 
 class SessionStatusHealthSchema(SessionStatusSchema):
-    status = fields.String(required=True, validate=validate.OneOf(["ok", "unavailable"]))
+    status = fields.String(required=True, validate=validate.OneOf(["ok", "degraded", "unavailable"]))
     store = fields.String(required=True)
     degraded = fields.Boolean(required=True)
     latency_ms = fields.Float(required=True, allow_none=True)

@@ -10,7 +10,8 @@ from flask_smorest import Blueprint
 
 from ..errors import Forbidden, InvalidValue, NotFound, SessionConflict
 from ..models import Session, Turn
-from .access import app_state, caller, session_for_caller, unknown
+from ..state import app_state
+from .access import caller, check_new_key, session_for_caller, unknown
 from .body import flat, read_json
 from .docs import READ, WRITE, document
 from .responses import json_response
@@ -52,9 +53,15 @@ def add_sessions(blueprint: Blueprint) -> None:
         can_access = state.hooks.can_access
         if can_access is not None and conversation_id is not None and not can_access(namespace, conversation_id):
             raise Forbidden("This conversation is not yours to see.", conversationId=conversation_id)
+        check_new_key(state, namespace, body.get("key_hash"))
         sessions = state.sessions
         try:
-            session = sessions.create(conversation_id, namespace_id=namespace, **body)
+            session = sessions.create(
+                conversation_id,
+                namespace_id=namespace,
+                for_socket=state.settings.websocket_path is not None,
+                **body,
+            )
         except SessionConflict:
             raise NotFound("Conversation not found", conversationId=conversation_id or "") from None
         endpoint = request.endpoint or ""
@@ -75,26 +82,19 @@ def add_sessions(blueprint: Blueprint) -> None:
     )
     def list_sessions(query: dict[str, Any]) -> Response:
         state = app_state()
-        namespace = caller(state)
-        page = state.store.sessions(namespace, query["limit"], query.get("cursor"))
-        status, conversation_id = query.get("status"), query.get("conversation_id")
-        shown = [
-            session
-            for session in page.sessions
-            if status in (None, session.status.value) and conversation_id in (None, session.conversation_id)
-        ]
+        page = state.sessions.list(caller(state), **query)
         headers = {}
         if page.next is not None:
             following = urlencode({**request.args.to_dict(), "cursor": page.next}, quote_via=quote)
             headers["Link"] = f'<{request.script_root}{request.path}?{following}>; rel="next"'
-        return json_response(_summaries.dump(shown), 200, headers)
+        return json_response(_summaries.dump(page.sessions), 200, headers)
 
     @blueprint.route(SESSION, methods=["GET"])
     @document(blueprint, 200, SessionStatusSessionSchema, *READ, summary="A session")
     def get_session(session_id: str) -> Response:
         state = app_state()
         session = session_for_caller(state, session_id)
-        state.engine.accesses.count(session_id)
+        state.engine.tallies.add(session_id, {"accesses": 1})
         return json_response(_dump(session))
 
     @blueprint.route(SESSION, methods=["PATCH"])
@@ -157,8 +157,16 @@ def add_sessions(blueprint: Blueprint) -> None:
 
 
 def _dump(session: Session) -> dict[str, Any]:
-    dumped: dict[str, Any] = _session.dump(session)
-    return dumped
+    return {**_session.dump(session), "websocketUrl": _websocket_url(session.session_id)}
+
+
+def _websocket_url(session_id: str) -> str | None:
+    """Where the session's socket is, as this request's client reaches this app; None without a path for sockets."""
+    path = app_state().settings.websocket_path
+    if path is None:
+        return None
+    scheme = "wss" if request.is_secure else "ws"
+    return f"{scheme}://{request.host}{quote(request.script_root + path)}?session_id={quote(session_id, safe='')}"
 
 
 def _load_turns(body: list[Any], roles: tuple[str, ...]) -> list[Turn]:

@@ -9,9 +9,11 @@ from flask_smorest import Blueprint
 
 from ..errors import NotFound, StoreUnavailable
 from ..models import ORIGIN, Cursor, Event, Session, Task, check_id
+from ..state import app_state
+from ..stores import bounds
 from ..stores.base import TaskRef
 from ..streaming.follower import Gap, Item, json_page
-from .access import app_state, caller, session_for_caller, unknown
+from .access import caller, session_for_caller, unknown
 from .docs import READ, document
 from .responses import json_response
 from .schemas import (
@@ -23,7 +25,6 @@ from .schemas import (
 )
 from .streams import requested_cursor, shed, stream, wants_stream
 
-FILTERED_TASKS = 1000
 TASKS = "/sessions/<session_id>/tasks"
 TASK = f"{TASKS}/<task_id>"
 
@@ -40,13 +41,14 @@ def add_tasks(blueprint: Blueprint) -> None:
     @document(blueprint, 200, SessionStatusTaskSchema(many=True), *READ, summary="A session's tasks, the latest first")
     def list_tasks(query: dict[str, Any], session_id: str) -> Response:
         state = app_state()
-        session_for_caller(state, session_id)
+        session = session_for_caller(state, session_id)
         wanted = query.get("state")
         limit = query["limit"]
-        found = state.store.tasks(session_id, limit if wanted is None else FILTERED_TASKS)
+        found = state.store.tasks(session_id, limit if wanted is None else bounds.TASKS)
         if found is None:
             raise unknown(state, "Session not found", sessionId=session_id)
-        return json_response(_tasks.dump([task for task in found if wanted in (None, task.state.value)][:limit]))
+        chosen = [task for task in found if wanted in (None, task.state.value) and _is_of(session, task)]
+        return json_response(_tasks.dump(chosen[:limit]))
 
     @blueprint.route(TASK)
     @document(blueprint, 200, SessionStatusTaskSchema, *READ, summary="A task")
@@ -102,9 +104,14 @@ def _find(session_id: str, task_id: str) -> tuple[Session, Task]:
     check_id(task_id, "taskId")
     session = session_for_caller(state, session_id)
     task = state.store.task(session_id, task_id)
-    if task is None:
+    if task is None or not _is_of(session, task):
         raise unknown(state, "Task not found", sessionId=session_id, taskId=task_id)
     return session, task
+
+
+def _is_of(session: Session, task: Task) -> bool:
+    """Whether the task is of the session that was let through: another program's id may be a new one's meanwhile."""
+    return task.conversation_id == session.conversation_id
 
 
 def _page(task: Task, after: Cursor, wait: float) -> Response:

@@ -16,7 +16,7 @@ VERSION = 1
 class SessionRecord(TypedDict, total=False):
     """The moving part of a session. Times are Unix ms; `socket` marks one made for a socket that nobody used yet.
 
-    `kept` is until when Redis keeps its tasks at least.
+    `kept` is until when Redis keeps its tasks at least; `key` is the digest of its namespace key.
     """
 
     v: int
@@ -26,10 +26,17 @@ class SessionRecord(TypedDict, total=False):
     kept: int
     activity: int
     socket: bool
+    key: str
 
 
 class TaskRecord(TypedDict, total=False):
-    """All that is kept of a task but its events and its result. Times are Unix ms, `past` and `remaining` are ms."""
+    """All that is kept of a task but its events and its result. Times are Unix ms, `past` and `remaining` are ms.
+
+    `renewed` is when the deadline was set. `queued` marks a task that waits for a worker, `healed` one that was made
+    again while it did; `ticket` is until when its ticket may make it again, `replaces` are the ids of tasks that were
+    asked to stop for it, `key` is the idempotency key that started it. A `foreign` one is another program's, and never
+    stored.
+    """
 
     v: int
     session: str
@@ -46,8 +53,14 @@ class TaskRecord(TypedDict, total=False):
     started: int
     finished: int
     deadline: int
+    renewed: int
     cancel: int
     forced: bool
+    queued: bool
+    healed: bool
+    key: str
+    ticket: int
+    replaces: list[str]
     current: float
     total: float
     note: str
@@ -58,7 +71,14 @@ class TaskRecord(TypedDict, total=False):
     result_expires: int
     error_type: str
     error_message: str
+    foreign: bool
 
+
+OF_ONE_ATTEMPT = (
+    *("started", "finished", "forced", "queued", "healed", "current", "total", "note", "remaining", "remaining_at"),
+    *("result", "result_expires", "error_type", "error_message"),
+)
+"""What the next attempt of a task does not take over."""
 
 _read = json.JSONDecoder().raw_decode
 
@@ -75,7 +95,13 @@ def _decode(text: bytes, keys: Set[str], name: str) -> Any:
             return record
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
-    raise RecordUnreadable(f"The stored record of {name} cannot be read.")
+    raise unreadable(name)
+
+
+def unreadable(name: str) -> RecordUnreadable:
+    """The error for a record, by the name of its field; as in the log, an id is cut to 8 characters."""
+    kind, _, record_id = name.partition(":")
+    return RecordUnreadable(f"The stored record of {kind} {record_id[:8]} cannot be read.".replace("  ", " "))
 
 
 def decode_fields(fields: Sequence[bytes]) -> Iterable[tuple[str, Any]]:
@@ -98,7 +124,7 @@ def decode_fields(fields: Sequence[bytes]) -> Iterable[tuple[str, Any]]:
                 readable = type(record) is dict and record["v"] == VERSION and record.keys() >= keys
                 yield name, record if readable else _decode(text, keys, name)
             except (KeyError, RecordUnreadable):
-                yield name, RecordUnreadable(f"The stored record of {name} cannot be read.")
+                yield name, unreadable(name)
 
 
 def decode_task(text: bytes, name: str) -> TaskRecord:
@@ -121,6 +147,17 @@ def state_at(record: TaskRecord, now: int, grace: int = 0) -> TaskState:
 def is_live_at(record: TaskRecord, now: int, grace: int = 0) -> bool:
     """Whether a task is pending or running under a live lease at `now`."""
     return record["state"] in _LIVE and now < record["deadline"] + grace
+
+
+def bound(record: TaskRecord, now: int) -> bool:
+    """Let the deadline of a live task be one lease from `now` if it was set before the clock jumped back; whether it
+    was."""
+    renewed = record.get("renewed", now)
+    if record["state"] not in _LIVE or renewed <= now:
+        return False
+    record["deadline"] += now - renewed
+    record["renewed"] = now
+    return True
 
 
 def estimate_at(record: TaskRecord, state: TaskState, now: int) -> tuple[int | None, str | None]:
@@ -165,6 +202,7 @@ def task_at(
         error_type=record.get("error_type"),
         error_message=record.get("error_message"),
         wire=record["wire"],
+        foreign=record.get("foreign", False),
     )
 
 
@@ -193,6 +231,17 @@ class Snapshot:
         self.sessions = sessions
         self.tasks = tasks
 
+    def only(self, session_ids: Iterable[str]) -> Snapshot:
+        """The same moment with these sessions alone."""
+        sessions = {session_id: self.sessions[session_id] for session_id in session_ids}
+        tasks = {task_id: task for task_id, task in self.tasks.items() if task["session"] in sessions}
+        return Snapshot(self.conversation_id, self.now, sessions, tasks, self.grace)
+
+    def own(self) -> Snapshot:
+        """The same moment without other programs' sessions."""
+        foreign = {task["session"] for task in self.tasks.values() if task.get("foreign")}
+        return self.only(self.sessions.keys() - foreign) if foreign else self
+
     def task(self, task_id: str) -> Task:
         record = self.tasks[task_id]
         namespace = self.sessions[record["session"]].get("ns")
@@ -217,7 +266,10 @@ def snapshot_of(
 
 
 def session_from(snapshot: Snapshot, session_id: str, fields: Mapping[str, str]) -> Session:
-    """A session from the moving part in the snapshot and its other fields (see session_fields)."""
+    """A session from the moving part in the snapshot and its other fields (see session_fields).
+
+    What is counted of it are the fields `accesses`, `audio_received`, `audio_processed` and `count:<name>`.
+    """
     record = snapshot.sessions[session_id]
     own = {tid: task for tid, task in snapshot.tasks.items() if task["session"] == session_id}
     latest = max(own, key=lambda tid: own[tid]["epoch"], default=None)
@@ -229,6 +281,7 @@ def session_from(snapshot: Snapshot, session_id: str, fields: Mapping[str, str])
             session_id=session_id,
             conversation_id=snapshot.conversation_id,
             namespace_id=record.get("ns"),
+            key=record.get("key"),
             status=status_of(pending, task.state if task else None),
             created_at=record["created"],
             last_activity=activity,
@@ -244,6 +297,9 @@ def session_from(snapshot: Snapshot, session_id: str, fields: Mapping[str, str])
             latest_task=task,
             last_accessed=int(fields["accessed"]) if "accessed" in fields else None,
             access_count=int(fields.get("accesses", 0)),
+            audio_chunks_received=int(fields.get("audio_received", 0)),
+            audio_chunks_processed=int(fields.get("audio_processed", 0)),
+            counters={name[6:]: int(text) for name, text in fields.items() if name.startswith("count:")},
             seen_at=snapshot.now,
         )
     except (KeyError, ValueError) as error:

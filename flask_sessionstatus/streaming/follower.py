@@ -1,4 +1,4 @@
-"""A follower: one client's way through a task's stream, as a stream of frames or as a JSON page."""
+"""One client's way through a task's stream, as a stream of frames or as a JSON page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .hub import Channel, Hub
 PING = 15.0
 STATUS_INTERVAL = 0.25
 ACCESS_INTERVAL = 30.0
+SESSION_DELETED = ("SessionDeleted", "The session is no longer there.")
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,32 @@ Item = Event | Gap | Ended
 
 @dataclass(frozen=True)
 class Step:
-    """What one look brought: items in order, and the page that they are from; none once the task is gone."""
+    """What one look brought: items in order, and the page that they are from; none once the task is gone.
+
+    `superseded`: a later attempt has begun than the one that was to be read.
+    """
 
     items: Sequence[Item]
     page: Page | None = None
+    superseded: bool = False
 
     @property
     def ended(self) -> bool:
-        return bool(self.items) and isinstance(self.items[-1], Ended)
+        return self.superseded or (bool(self.items) and isinstance(self.items[-1], Ended))
 
 
 class Reader:
-    """Goes through a task's log in order, exactly once, and says where something is missing."""
+    """Goes through a task's log in order, exactly once, and says where something is missing.
 
-    def __init__(self, hub: Hub, channel: Channel, after: Cursor, monotonic: Callable[[], float]) -> None:
+    With `epoch` it reads up to the end of that attempt; without, of the task.
+    """
+
+    def __init__(
+        self, hub: Hub, channel: Channel, after: Cursor, monotonic: Callable[[], float], epoch: int | None = None
+    ) -> None:
         self.position = after
+        self._epoch = epoch
+        self._superseded = False
         self._hub = hub
         self._channel = channel
         self._monotonic = monotonic
@@ -70,7 +82,7 @@ class Reader:
         if page is None:
             return None if self._may_come_back() else self._gone()
         self._missing_since = None
-        return Step(self._items(page), page)
+        return Step(self._items(page), page, self._superseded)
 
     def _may_come_back(self) -> bool:
         """What is missing may have been lost: for one lease its outbox may make it again."""
@@ -80,8 +92,8 @@ class Reader:
         return now - self._missing_since < self._hub.store.limits.lease / 1000 or self._hub.store.recovering
 
     def _gone(self) -> Step:
-        data = ("SessionDeleted", "The session is no longer there.")
-        return Step([Ended(self.position, end_data(self._channel.ref.task_id, TaskState.CANCELLED, *data))])
+        data = end_data(self._channel.ref.task_id, TaskState.CANCELLED, *SESSION_DELETED)
+        return Step([Ended(self.position, data)])
 
     def _items(self, page: Page) -> list[Item]:
         if page.events:
@@ -104,13 +116,19 @@ class Reader:
     def _read(self, page: Page) -> list[Item]:
         items: list[Item] = []
         for event in page.events:
-            if not _follows(self.position, event.cursor):
+            if self._epoch is not None and event.cursor.epoch > self._epoch:
+                self._superseded = True
+                break
+            follows = event.follows if event.follows is not None else _follows(self.position, event.cursor)
+            if not follows:
                 items.append(Gap(self.position, event.cursor))
             self.position = event.cursor
-            if event.type == "end" and event.cursor.epoch >= page.task.epoch:
+            if event.type != "end":
+                items.append(event)
+            elif _ends(event.cursor, page.task):
                 items.append(Ended(event.cursor, event.json))
                 break
-            items.append(event)
+            # The end of an earlier attempt ends nothing any more; the `attempt` event that follows says what it has to.
         return items
 
     def _wait_for_refill(self, page: Page) -> list[Item]:
@@ -125,16 +143,38 @@ class Reader:
         return [gap]
 
 
+def _ends(cursor: Cursor, task: Task) -> bool:
+    """Whether an `end` is that of the task, and not of an earlier attempt."""
+    return cursor >= task.cursor if task.foreign else cursor.epoch >= task.epoch
+
+
 def _follows(before: Cursor, cursor: Cursor) -> bool:
     """Whether nothing is missing between two cursors that were read one after the other."""
     return cursor.number == (before.number + 1 if cursor.epoch == before.epoch else 1)
 
 
-class Follower:
-    """An iterator of frames after a cursor, until the task's end. Closing it gives its place back.
+class Permission:
+    """Whether the client may still see what it follows: asked now and then, in between it is what it was."""
 
-    `allowed` is asked now and then whether the client may still see this; `gone` is a cursor of something that is not
-    here any more: the stream then begins with a gap.
+    def __init__(self, ask: Callable[[], bool], monotonic: Callable[[], float]) -> None:
+        self._ask = ask
+        self._monotonic = monotonic
+        self._asked_at = monotonic()
+        self._given = True
+
+    def __bool__(self) -> bool:
+        now = self._monotonic()
+        if now - self._asked_at >= ACCESS_INTERVAL:
+            self._asked_at = now
+            self._given = self._ask()
+        return self._given
+
+
+class TaskFrames:
+    """The frames of a task after a cursor, until its end; with `epoch`, until the end of that attempt.
+
+    `gone` is a cursor of something that is not here any more: the frames then begin with a gap. `last` is the step
+    that ended them; None when they were broken off.
     """
 
     def __init__(
@@ -143,61 +183,52 @@ class Follower:
         channel: Channel,
         after: Cursor,
         wire: Wire,
+        permission: Permission,
         *,
-        allowed: Callable[[], bool] = lambda: True,
         gone: Cursor | None = None,
+        epoch: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.last: Step | None = None
         self._hub = hub
         self._channel = channel
         self._wire = wire
-        self._allowed = allowed
+        self._permission = permission
         self._gone = gone
         self._monotonic = monotonic
-        self._reader = Reader(hub, channel, after, monotonic)
+        self._reader = Reader(hub, channel, after, monotonic, epoch)
         self._shown: tuple[object, ...] | None = None
-        self._shown_at = float("-inf")
-        self._left = False
-        self._frames = self._follow()
+        self._compared_at = float("-inf")
+        self._stopped = False
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
+    @property
+    def position(self) -> Cursor:
+        """The last event that was given."""
+        return self._reader.position
 
-    def __next__(self) -> bytes:
-        return next(self._frames)
+    def stop(self) -> None:
+        """Break off, from another thread."""
+        self._stopped = True
+        self._hub.rouse(self._channel)
 
-    def close(self) -> None:
-        """Give the follower's place back; the iterator is done."""
-        if not self._left:
-            self._left = True
-            try:
-                self._frames.close()
-            finally:
-                self._hub.leave(self._channel)
-
-    def __del__(self) -> None:
-        if not self._left:
-            self._hub.abandon(self._channel)
-
-    def _follow(self) -> Generator[bytes, None, None]:
+    def __iter__(self) -> Generator[bytes, None, None]:
         yield self._wire.opening()
-        wrote = checked = self._monotonic()
-        while not self._hub.closed:
+        wrote = self._monotonic()
+        while not self._hub.closed and not self._stopped and self._permission:
             version = self._channel.version
+            if self._stopped:
+                break
             step = self._reader.step(version)
             frames = self._encode(step) if step is not None else b""
             now = self._monotonic()
             if not frames and now - wrote >= PING:
-                frames = self._wire.ping()
+                frames, wrote = self._wire.ping(), now
             if frames:
                 wrote = now
                 yield frames
             if step is not None and step.ended:
+                self.last = step
                 return
-            if now - checked >= ACCESS_INTERVAL:
-                checked = now
-                if not self._allowed():
-                    break
             if step is None or not step.items:
                 self._hub.wait(self._channel, version, self._patience(step, wrote + PING - now, now))
         yield self._wire.closing()
@@ -222,9 +253,12 @@ class Follower:
     def _status(self, page: Page) -> bytes:
         """A status frame when progress or state changed, at most 4 a second."""
         now = self._monotonic()
-        if now - self._shown_at < STATUS_INTERVAL or _shown(page.task) == self._shown:
+        if now - self._compared_at < STATUS_INTERVAL:
             return b""
-        self._shown, self._shown_at = _shown(page.task), now
+        self._compared_at = now
+        if _shown(page.task) == self._shown:
+            return b""
+        self._shown = _shown(page.task)
         return self._wire.status(page.task)
 
     def _patience(self, step: Step | None, until_ping: float, now: float) -> float:
@@ -238,8 +272,55 @@ class Follower:
                 if lease > 0:  # else it is live by grace: the writers may not have renewed it after an outage
                     waits.append(max(0.01, lease / 1000))
             if _shown(task) != self._shown:
-                waits.append(max(0.0, self._shown_at + STATUS_INTERVAL - now))
+                waits.append(max(0.0, self._compared_at + STATUS_INTERVAL - now))
         return min(waits)
+
+
+class Follower:
+    """One client's frames of a task: an iterator that holds a follower's place. Closing it gives the place back.
+
+    `allowed` is asked now and then whether the client may still see this; `gone`: see TaskFrames.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        channel: Channel,
+        after: Cursor,
+        wire: Wire,
+        *,
+        allowed: Callable[[], bool] = lambda: True,
+        gone: Cursor | None = None,
+    ) -> None:
+        self._hub = hub
+        self._channel = channel
+        self._left = False
+        permission = Permission(allowed, time.monotonic)
+        self._task = TaskFrames(hub, channel, after, wire, permission, gone=gone)
+        self._frames = iter(self._task)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
+
+    def stop(self) -> None:
+        """End the stream, from another thread than the one that iterates."""
+        self._task.stop()
+
+    def close(self) -> None:
+        """Give the follower's place back; the iterator is done."""
+        if not self._left:
+            self._left = True
+            try:
+                self._frames.close()
+            finally:
+                self._hub.leave(self._channel)
+
+    def __del__(self) -> None:
+        if not self._left:
+            self._hub.abandon(self._channel)
 
 
 def _shown(task: Task) -> tuple[object, ...]:

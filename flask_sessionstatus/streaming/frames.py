@@ -1,4 +1,4 @@
-"""How events look on the wire: server-sent events, the AI SDK's UI message stream, JSON pages.
+"""How events look on the wire: server-sent events, the AI SDK's UI message stream, JSON frames.
 
 Server-sent events: HTML Living Standard, section 9.2. `retry:` and comments stand as lines without a blank line after
 them: some clients make an empty event of a lone block.
@@ -56,20 +56,10 @@ class ServerSentEvents(Wire):
         return f"id: {event.cursor}\nevent: {event.type}\ndata: {event.json}\n\n".encode()
 
     def status(self, task: Task) -> bytes:
-        progress = task.progress
-        data = {
-            "state": task.state.value,
-            "attempt": task.attempt,
-            "current": progress.current,
-            "total": progress.total,
-            "note": progress.message,
-            "estimatedCompletion": task.estimated_completion,
-        }
-        return f"event: status\ndata: {to_json(data)}\n\n".encode()
+        return f"event: status\ndata: {to_json(_status(task))}\n\n".encode()
 
     def gap(self, requested: Cursor, first: Cursor) -> bytes:
-        data = {"requested": str(requested), "firstAvailable": str(first)}
-        return f"event: gap\ndata: {to_json(data)}\n\n".encode()
+        return f"event: gap\ndata: {to_json(_gap(requested, first))}\n\n".encode()
 
     def end(self, cursor: Cursor, data: str) -> bytes:
         return f"id: {cursor}\nevent: end\ndata: {data}\n\n".encode()
@@ -99,11 +89,7 @@ class UiMessageStream(Wire):
         return b""
 
     def gap(self, requested: Cursor, first: Cursor) -> bytes:
-        part = {
-            "type": "data-gap",
-            "data": {"requested": str(requested), "firstAvailable": str(first)},
-            "transient": True,
-        }
+        part = {"type": "data-gap", "data": _gap(requested, first), "transient": True}
         return f"data: {to_json(part)}\n\n".encode()
 
     def end(self, cursor: Cursor, data: str) -> bytes:
@@ -117,9 +103,60 @@ class UiMessageStream(Wire):
         return f"{failure}id: {cursor}\ndata: [DONE]\n\n".encode()
 
 
+class JsonFrames(Wire):
+    """`{"cursor", "type", "data"}` for each event, a line each; frames that are no event of the log have no cursor.
+
+    Keeping the connection alive, and the way it is closed, are not of this wire.
+    """
+
+    def opening(self) -> bytes:
+        return b""
+
+    def ping(self) -> bytes:
+        return b""
+
+    def event(self, event: Event) -> bytes:
+        return json_frame(event.type, event.json, event.cursor)
+
+    def status(self, task: Task) -> bytes:
+        return json_frame("status", to_json(_status(task)))
+
+    def gap(self, requested: Cursor, first: Cursor) -> bytes:
+        return json_frame("gap", to_json(_gap(requested, first)))
+
+    def end(self, cursor: Cursor, data: str) -> bytes:
+        return json_frame("end", data, cursor)
+
+
+def json_frame(type: str, data: str, cursor: Cursor | None = None) -> bytes:
+    """A frame of JsonFrames: a line; `data` is JSON text, which has no raw line break."""
+    place = "null" if cursor is None else f'"{cursor}"'
+    return f'{{"cursor":{place},"type":{to_json(type)},"data":{data}}}\n'.encode()
+
+
+def _status(task: Task) -> dict[str, object]:
+    """What is shown of a task beside its events."""
+    progress = task.progress
+    return {
+        "state": task.state.value,
+        "attempt": task.attempt,
+        "current": progress.current,
+        "total": progress.total,
+        "note": progress.message,
+        "estimatedCompletion": task.estimated_completion,
+    }
+
+
+def _gap(requested: Cursor, first: Cursor) -> dict[str, str]:
+    return {"requested": str(requested), "firstAvailable": str(first)}
+
+
+JSON_FRAMES = JsonFrames()
 WIRES: Mapping[str, Wire] = {"sse": ServerSentEvents(), "ai-sdk": UiMessageStream()}
 
 
-def end_data(task_id: str, state: TaskState, error_type: str | None = None, error_message: str | None = None) -> str:
-    """The data of an end frame as JSON text."""
+def end_data(
+    task_id: str | None, state: TaskState, error_type: str | None = None, error_message: str | None = None
+) -> str:
+    """The data of an end frame as JSON text; without a task it is the session's end."""
     return to_json({"state": state.value, "errorType": error_type, "errorMessage": error_message, "taskId": task_id})

@@ -9,53 +9,69 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 from ..errors import StoreUnavailable
 from ..models import ORIGIN, Cursor, Event
-from ..stores.base import Page, Store, TaskRef, Wakeups
+from ..stores import bounds
+from ..stores.base import STANDS, Page, Store, TaskRef, Wakeups
 
-PAGE = 500
+PAGE = bounds.STEP
 KEPT = 1000
 TICK = 5.0
 BROKEN_TICK = 0.5
 FRESH = 0.45
 HINTS = 64
 
+Encode = Callable[[Event], bytes]
+SignalT = TypeVar("SignalT", bound="Signal")
 
-class Channel:
-    """One followed task and what its followers share: a stretch of its log, the frames made of it, the last look.
 
-    `version` rises with each wake-up; a look at `version` or later need not be repeated.
-    """
+class Signal:
+    """A channel that somebody here follows; `version` rises with each wake-up."""
 
-    def __init__(self, ref: TaskRef, name: str, lock: threading.Lock, monotonic: Callable[[], float]) -> None:
-        self.ref = ref
+    def __init__(self, name: str, lock: threading.Lock) -> None:
         self.name = name
         self.followers = 0
         self.version = 0
         self.woken = threading.Condition(lock)
+
+    def wake(self, hint: bytes | None) -> None:
+        """Something may have happened; the hub's lock is held."""
+        self.version += 1
+        self.woken.notify_all()
+
+
+class Channel(Signal):
+    """One followed task and what its followers share: a stretch of its log, the frames made of it, the last look.
+
+    A look at `version` or later need not be repeated.
+    """
+
+    def __init__(self, ref: TaskRef, name: str, lock: threading.Lock, monotonic: Callable[[], float]) -> None:
+        super().__init__(name, lock)
+        self.ref = ref
         self.reading = threading.Lock()
         self._looked: Page | None = None
         self._looked_version = -1
         self._looked_at = 0.0
+        self._may_expire = True
         self._failed_at = float("-inf")
         self._monotonic = monotonic
         self._hints: deque[tuple[int, bytes]] = deque()
         self._since = ORIGIN
         self._events: list[Event] = []
         self._cursors: list[Cursor] = []
-        self._frames: dict[Cursor, bytes] = {}
+        self._frames: dict[Encode, dict[Cursor, bytes]] = {}
 
     def wake(self, hint: bytes | None) -> None:
-        """Something may have happened; the hub's lock is held."""
-        self.version += 1
+        super().wake(hint)
         if hint is None or len(self._hints) == HINTS:
             self._hints.clear()
         if hint is not None:
             self._hints.append((self.version, hint))
-        self.woken.notify_all()
 
     def _take_hints(self, store: Store) -> None:
         """Take up what wake-ups brought, as long as it goes on from the last look: that saves reading the log."""
@@ -76,10 +92,13 @@ class Channel:
             elif self._last < (page.events[-1].cursor if page.events else after):
                 continue
             page.first = self._looked.first
-            self._took(page, version)
+            # Whoever appends an event renews the lease; that is longer than a look is fresh.
+            self._took(page, version, renewed=bool(page.events) and store.limits.lease > FRESH * 1000)
 
-    def _took(self, page: Page, version: int) -> None:
+    def _took(self, page: Page, version: int, *, renewed: bool = False) -> None:
+        """Keep a look; where the lease was `renewed` with it, nobody needs to read the task to know that it lives."""
         self._looked, self._looked_version, self._looked_at = page, version, self._monotonic()
+        self._may_expire = not renewed
 
     def _is_fresh(self, version: int) -> bool:
         """Whether the last look need not be repeated: nothing happened since, it is not old, and no lease ran out."""
@@ -87,9 +106,7 @@ class Channel:
         if looked is None or self._looked_version < version:
             return False
         age = self._monotonic() - self._looked_at
-        deadline = looked.task.deadline
-        expires = deadline is not None and looked.now < deadline
-        return age < FRESH and not (expires and looked.now + age * 1000 >= (deadline or 0))
+        return age < FRESH and not (self._may_expire and looked.expired_within(age * 1000))
 
     def look(self, store: Store, after: Cursor, version: int) -> Page | None:
         """The events after a cursor, at most PAGE, with the task as of `version` or later."""
@@ -134,18 +151,20 @@ class Channel:
 
     def _trim(self) -> None:
         if len(self._events) > 2 * KEPT:
-            for cursor in self._cursors[:-KEPT]:
-                self._frames.pop(cursor, None)
+            for frames in self._frames.values():
+                for cursor in self._cursors[:-KEPT]:
+                    frames.pop(cursor, None)
             self._since = self._cursors[-KEPT - 1]
             self._events, self._cursors = self._events[-KEPT:], self._cursors[-KEPT:]
 
-    def frame(self, event: Event, encode: Callable[[Event], bytes]) -> bytes:
-        """The encoded event; followers of the same stretch share one encoding."""
-        frame = self._frames.get(event.cursor)
+    def frame(self, event: Event, encode: Encode) -> bytes:
+        """The encoded event; followers of the same stretch on the same wire share one encoding."""
+        frames = self._frames.setdefault(encode, {})
+        frame = frames.get(event.cursor)
         if frame is None:
             frame = encode(event)
             if self._since < event.cursor:
-                self._frames[event.cursor] = frame
+                frames[event.cursor] = frame
         return frame
 
 
@@ -158,8 +177,9 @@ class Hub:
         self.max_followers = max_followers
         self.followers = 0
         self._lock = threading.Lock()
-        self._channels: dict[str, Channel] = {}
+        self._channels: dict[str, Signal] = {}
         self._callbacks: dict[str, Callable[[], None]] = {}
+        self._listens: Counter[str] = Counter()
         self._wakeups: Wakeups | None = None
         self._closed = False
         self._abandoned: deque[Channel] = deque()
@@ -174,59 +194,93 @@ class Hub:
         wakeups = self._wakeups
         return TICK if wakeups is not None and wakeups.healthy else BROKEN_TICK
 
-    def enter(self, ref: TaskRef) -> Channel | None:
-        """Take a follower's place; None when all are taken or the hub is closed. Give it back with leave."""
-        name = self.store.channel(ref)
+    def take_place(self) -> bool:
+        """Take a follower's place; False when all are taken or the hub is closed."""
         while self._abandoned:
             self.leave(self._abandoned.popleft())
         with self._lock:
             if self.followers >= self.max_followers or self._closed:
-                return None
+                return False
             self.followers += 1
-            channel = self._channels.get(name)
-            new = channel is None
-            if channel is None:
-                channel = self._channels[name] = Channel(ref, name, self._lock, self._monotonic)
-            channel.followers += 1
-        if new:
-            self._listen().watch(name)
-        return channel
+            return True
+
+    def give_place_back(self) -> None:
+        with self._lock:
+            self.followers -= 1
+
+    def enter(self, ref: TaskRef) -> Channel | None:
+        """Take a follower's place at a task; None when there is none. Give it back with leave."""
+        return self.follow(ref) if self.take_place() else None
 
     def leave(self, channel: Channel) -> None:
         """Give a follower's place back."""
+        self.give_place_back()
+        self.release(channel)
+
+    def follow(self, ref: TaskRef) -> Channel:
+        """Follow a task, by one who has a place; end it with release."""
+        name = self.store.channel(ref)
+        return self._join(name, lambda: Channel(ref, name, self._lock, self._monotonic))
+
+    def attend(self, name: str) -> Signal:
+        """Follow a channel that is no task's, by one who has a place; end it with release."""
+        return self._join(name, lambda: Signal(name, self._lock))
+
+    def _join(self, name: str, make: Callable[[], SignalT]) -> SignalT:
         with self._lock:
-            self.followers -= 1
-            channel.followers -= 1
-            last = channel.followers == 0
+            signal = self._channels.get(name)
+            new = signal is None
+            if signal is None:
+                signal = self._channels[name] = make()
+            signal.followers += 1
+        if new:
+            self._listen().watch(name)
+        return cast(SignalT, signal)
+
+    def release(self, signal: Signal) -> None:
+        """Follow a channel no longer."""
+        with self._lock:
+            signal.followers -= 1
+            last = signal.followers == 0
             if last:
-                del self._channels[channel.name]
+                del self._channels[signal.name]
         if last:
             wakeups = self._listen()
-            wakeups.forget(channel.name)
+            wakeups.forget(signal.name)
             with self._lock:
-                taken_again = channel.name in self._channels
+                taken_again = signal.name in self._channels
             if taken_again:  # somebody came while it was being forgotten
-                wakeups.watch(channel.name)
+                wakeups.watch(signal.name)
 
     def abandon(self, channel: Channel) -> None:
         """Give a place back from where no lock may be taken: the garbage collector. It is free at the next enter."""
         self._abandoned.append(channel)
 
-    def wait(self, channel: Channel, version: int, timeout: float) -> None:
+    def wait(self, signal: Signal, version: int, timeout: float) -> None:
         """Wait until something may have happened since `version`, at most `timeout` s."""
         with self._lock:
-            if channel.version == version and not self._closed and timeout > 0:
-                channel.woken.wait(timeout)
+            if signal.version == version and not self._closed and timeout > 0:
+                signal.woken.wait(timeout)
+
+    def rouse(self, signal: Signal) -> None:
+        """Let those who wait look again: something happened here."""
+        with self._lock:
+            signal.wake(None)
 
     def listen(self, name: str, callback: Callable[[], None]) -> None:
-        """Call back, from any thread, when something was announced on a channel, or may have been."""
+        """Call back, from any thread, when something was announced on a channel, or may have been after a break."""
         with self._lock:
             self._callbacks[name] = callback
+            self._listens[name] += 1
         self._listen().watch(name)
 
     def ignore(self, name: str) -> None:
-        """End a listen."""
+        """End a listen. A newer attempt of the same task may go on listening here."""
         with self._lock:
+            self._listens[name] -= 1
+            if self._listens[name] > 0:
+                return
+            del self._listens[name]
             known = self._callbacks.pop(name, None)
         if known is not None:
             self._listen().forget(name)
@@ -253,7 +307,7 @@ class Hub:
             callbacks = list(self._callbacks.values())
             if name:
                 channels = [self._channels[name]] if name in self._channels else []
-                callbacks = [self._callbacks[name]] if name in self._callbacks else []
+                callbacks = [self._callbacks[name]] if name in self._callbacks and hint != STANDS else []
             for channel in channels:
                 channel.wake(hint)
         for callback in callbacks:

@@ -1,7 +1,6 @@
 """The outbox: the work hands over its events and goes on; a flusher stores them, in order, as often as it takes.
 
-An entry keeps a task's events until the task has ended and a lease more, so that a store that lost them gets them
-again. Batching adds no delay: what arrives while a call is under way goes with the next one.
+Batching adds no delay: what arrives while a call is under way goes with the next one.
 """
 
 from __future__ import annotations
@@ -10,138 +9,22 @@ import logging
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
-from ..errors import Cancelled, InvalidValue, OutboxFull, SessionStatusError, StoreUnavailable
-from ..stores.base import Answer, Append, Beat, Change, End, SessionDraft, Store, TaskDraft, TaskRef, Verdict
+from ..errors import Cancelled, InvalidValue, OutboxFull, RecordUnreadable, SessionStatusError, StoreUnavailable
+from ..models import to_json, utf8_size
+from ..stores.base import Answer, Append, Beat, Change, End, SessionDraft, Store, TaskDraft, Verdict
+from .bell import Bell
+from .entry import Bounds, Entry
+from .rest import Rest
 
 log = logging.getLogger("flask_sessionstatus")
 
-BATCH_EVENTS = 500
-BATCH_BYTES = 262_144
 BATCH_TASKS = 128
-KEPT_BYTES = 8_388_608
-FULL_WAIT = 30.0
 CHANGE_INTERVAL = 0.25
 # Well below two heartbeats: for so long after an outage the unknown is not called unknown.
 MAX_BACKOFF = 0.3
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How much of one task the outbox holds; `wait` (s) is how long a full one blocks the producer before it raises."""
-
-    events: int = 10_000
-    bytes: int = KEPT_BYTES
-    wait: float = FULL_WAIT
-
-
-class Entry:
-    """One task in the outbox: its events from `floor` on, what the store has of them, what the run says of itself."""
-
-    def __init__(self, session: SessionDraft, task: TaskDraft, epoch: int, tail: int) -> None:
-        self.session = session
-        self.task = task
-        self.ref = TaskRef(session.conversation_id, session.session_id, task.task_id)
-        self.epoch = epoch
-        self.events: deque[tuple[str, str]] = deque()
-        self.bytes = 0
-        self.floor = tail
-        self.stored = tail
-        self.change: Change | None = None
-        self.latest = Change()
-        self.changed_at = 0.0
-        self.failures = 0
-        self.retry_at = 0.0
-        self.end: End | None = None
-        self.end_stored = False
-        self.ended_at: float | None = None
-        self.stopped: Verdict | None = None
-        self.cancel_requested_at: int | None = None
-        self.answered_at = time.monotonic()
-        self.on_cancel: Callable[[], None] | None = None
-        self.duration: int | None = None
-
-    @property
-    def number(self) -> int:
-        """The number of the last event that was emitted."""
-        return self.floor + len(self.events)
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is left to be stored."""
-        if self.stopped is not None:
-            return True
-        return self.stored >= self.number and self.change is None and (self.end is None or self.end_stored)
-
-    def add(self, type: str, json: str) -> int:
-        self.events.append((type, json))
-        self.bytes += len(type) + len(json)
-        return self.number
-
-    def trim(self, bounds: Bounds) -> None:
-        """Drop the oldest events, stored ones only, down to the bounds."""
-        while self.floor < self.stored and (len(self.events) > bounds.events or self.bytes > bounds.bytes):
-            type, json = self.events.popleft()
-            self.bytes -= len(type) + len(json)
-            self.floor += 1
-
-    def is_full(self, bounds: Bounds) -> bool:
-        return len(self.events) >= bounds.events or self.bytes >= bounds.bytes
-
-    def batch(self) -> Append:
-        """What goes next: events after the stored ones, the change, and the end once it is their turn."""
-        start = self.stored - self.floor
-        events: list[tuple[str, str]] = []
-        size = 0
-        for i in range(start, len(self.events)):
-            type, json = self.events[i]
-            size += len(type) + len(json)
-            if events and (size > BATCH_BYTES or len(events) == BATCH_EVENTS):
-                break
-            events.append((type, json))
-        complete = start + len(events) == len(self.events)
-        return Append(
-            self.ref,
-            self.task.attempt,
-            self.epoch,
-            self.stored,
-            self.floor,
-            events,
-            self.change,
-            self.end if complete else None,
-        )
-
-
-class Bell:
-    """Wakes the flusher; while it is awake anyway, ringing costs next to nothing."""
-
-    def __init__(self) -> None:
-        self._tokens: SimpleQueue[None] = SimpleQueue()
-        self._rung = False
-
-    def listen(self) -> None:
-        """From here on a ring counts: look for what there is to do, and if there is nothing, wait."""
-        while not self._tokens.empty():
-            self._tokens.get()
-        # Only now: a ring that came meanwhile has something to find already, and the next one must be heard.
-        self._rung = False
-
-    def ring(self) -> None:
-        """Wake the flusher, or keep it from falling asleep; to be called once there is something to find."""
-        if not self._rung:
-            self._rung = True
-            self._tokens.put(None)
-
-    def wait(self, timeout: float | None) -> None:
-        """Sleep until a ring, at most `timeout` s."""
-        try:
-            self._tokens.get(timeout=timeout)
-        except Empty:
-            pass
 
 
 class Outbox:
@@ -171,24 +54,37 @@ class Outbox:
     # What a run does
 
     def open(self, session: SessionDraft, task: TaskDraft, epoch: int, tail: int) -> Entry:
-        """Take up a task that has begun."""
+        """Take up a task that has begun; an earlier attempt of it that is still here is over."""
         entry = Entry(session, task, epoch, tail)
+        if task.attempt > 1 and tail == 1:  # the store's own event: it must be there again when the store was lost
+            entry.floor = 0
+            text = to_json({"attempt": task.attempt})
+            entry.add("attempt", text, utf8_size(text))
         with self._lock:
+            earlier = self._entries.get(task.task_id)
+            if earlier is not None:
+                self._stop(earlier, Verdict.FENCED)
+                self._progress.notify_all()
             self._entries[task.task_id] = entry
             self._ensure_thread()
+        if earlier is not None and earlier.end is None:
+            self._heard_cancel(earlier, 0)
         return entry
 
-    def emit(self, entry: Entry, type: str, json: str) -> int:
-        """Hand over an event; returns its number. Waits only while the outbox is full. Raises Cancelled and
-        OutboxFull."""
+    def emit(self, entry: Entry, type: str, json: str, size: int) -> int:
+        """Hand over an event whose JSON has `size` bytes of UTF-8; returns its number.
+
+        Waits only while the outbox is full. Raises Cancelled and OutboxFull.
+        """
         with self._lock:
-            if entry.stopped is not None or entry.end is not None:
+            if entry.stopped is not None or entry.end is not None or entry.cancel_requested_at is not None:
                 self._refuse(entry)
             if entry.is_full(self._bounds):
                 self._wait_for_room(entry)
-            number = entry.add(type, json)
-            self._touch(entry)
-            return number
+            number = entry.add(type, json, size)
+            self._dirty[entry.ref.task_id] = entry
+        self._bell.ring()  # once the lock is free: the flusher would only wait for it
+        return number
 
     def _refuse(self, entry: Entry) -> None:
         if entry.end is not None and entry.cancel_requested_at is None:
@@ -218,16 +114,39 @@ class Outbox:
                 return
             entry.change = _merged(entry.change, change)
             entry.latest = _merged(entry.latest, change)
+            if change.remaining is not None:
+                entry.ends_at = self._monotonic() + change.remaining / 1000
             self._touch(entry)
 
-    def end(self, entry: Entry, end: End, event: str) -> None:
-        """Hand over the end, behind everything emitted. Does nothing for a task that has one."""
+    def end(self, entry: Entry, end: End, event: str | None) -> None:
+        """Hand over the end, behind everything emitted; without an event it ends the attempt and not the task.
+
+        Does nothing for a task that has one.
+        """
         with self._lock:
             if entry.stopped is not None or entry.end is not None:
                 return
-            entry.add("end", event)
+            if event is not None:
+                entry.add("end", event, utf8_size(event))
             entry.end = end
             self._touch(entry)
+
+    def hand_over(self, entry: Entry) -> Rest | None:
+        """What another process needs to go on; None when all is stored, and not only here."""
+        with self._lock:
+            return None if entry.settled and not self._store.degraded else entry.rest()
+
+    def take_over(self, entry: Entry, rest: Rest) -> None:
+        """Store what another process handed over, and linger for it."""
+        with self._lock:
+            entry.take_over(rest)
+            self._touch(entry)
+
+    def leave(self, entry: Entry) -> None:
+        """Let go of a task that another process works on; it is not beaten for here any more."""
+        with self._lock:
+            if self._entries.get(entry.ref.task_id) is entry:
+                del self._entries[entry.ref.task_id]
 
     def flush(self, entry: Entry, timeout: float | None = None) -> bool:
         """Wait until all that was handed over is stored; False when the time (s) ran out first."""
@@ -256,17 +175,18 @@ class Outbox:
     def beats(self) -> Sequence[Beat]:
         """One beat for each task that is held here."""
         with self._lock:
-            return [
-                Beat(entry.ref, entry.task.attempt, entry.epoch)
-                for entry in self._entries.values()
-                if entry.stopped is None
-            ]
+            return self.beats_at_once()
 
-    def answered(self, task_id: str, answer: Answer) -> None:
+    def beats_at_once(self) -> Sequence[Beat]:
+        """As beats, without the lock: for a thread that must not wait for gevent's."""
+        entries = list(self._entries.values())
+        return [Beat(entry.ref, entry.task.attempt, entry.epoch) for entry in entries if entry.stopped is None]
+
+    def answered(self, beat: Beat, answer: Answer) -> None:
         """Take up what the store said to a beat."""
         with self._lock:
-            entry = self._entries.get(task_id)
-            if entry is None or entry.stopped is not None:
+            entry = self._entries.get(beat.ref.task_id)
+            if entry is None or entry.stopped is not None or entry.epoch != beat.epoch:  # of an earlier attempt
                 return
             if answer.verdict is Verdict.STORED and answer.number < entry.stored:
                 answer = replace(answer, verdict=Verdict.NEED)
@@ -275,19 +195,20 @@ class Outbox:
                 answer = replace(answer, number=entry.stored)
         self._take_up(entry, answer, None)
 
-    def release(self) -> Sequence[Entry]:
-        """Forget what ended a lease ago; returns it."""
+    def release(self, unreached: Collection[str] = ()) -> Sequence[Entry]:
+        """Forget what ended a lease ago, but for tasks that could not be beaten for just now; returns it."""
         now = self._monotonic()
         linger = self._store.limits.lease / 1000
         with self._lock:
             done = [
                 entry
-                for entry in self._entries.values()
-                if entry.stopped is not None or (entry.ended_at is not None and now - entry.ended_at > linger)
+                for task_id, entry in self._entries.items()
+                if entry.stopped is not None
+                or (entry.ended_at is not None and now - entry.ended_at > linger and task_id not in unreached)
             ]
             for entry in done:
                 del self._entries[entry.ref.task_id]
-                self._dirty.pop(entry.ref.task_id, None)
+                self._clean(entry)
             return done
 
     def request_cancel(self, task_id: str, at: int) -> None:
@@ -300,7 +221,8 @@ class Outbox:
     def running(self) -> Sequence[Entry]:
         """The tasks of this process that have not ended."""
         with self._lock:
-            return [each for each in self._entries.values() if each.end is None and each.stopped is None]
+            own = [each for each in self._entries.values() if not each.watched]
+            return [each for each in own if each.end is None and each.stopped is None]
 
     # The flusher
 
@@ -310,8 +232,9 @@ class Outbox:
             self._thread.start()
 
     def _touch(self, entry: Entry) -> None:
-        self._dirty[entry.ref.task_id] = entry
-        self._bell.ring()
+        if entry.stopped is None:
+            self._dirty[entry.ref.task_id] = entry
+            self._bell.ring()
 
     def _run(self) -> None:
         while True:
@@ -320,7 +243,7 @@ class Outbox:
                 due, wait = self._due()
                 if not due and self._closing and not self._dirty:
                     return
-                batches = [(entry, entry.batch()) for entry in due]
+                batches = [(entry, entry.batch(self._monotonic())) for entry in due]
             if batches:
                 self._send(batches)
             else:
@@ -337,7 +260,8 @@ class Outbox:
                 del self._dirty[task_id]
                 continue
             left = entry.retry_at - time.monotonic()  # paces this thread, whatever clock the leases go by
-            only_change = entry.stored >= entry.number and not (entry.change and entry.change.running)
+            urgent = entry.change is not None and (entry.change.running or entry.change.ticket is not None)
+            only_change = entry.stored >= entry.number and not urgent
             if only_change and not self._closing:
                 left = max(left, entry.changed_at + CHANGE_INTERVAL - now)
             if left > 0:
@@ -361,6 +285,8 @@ class Outbox:
         for (entry, append), answer in zip(batches, answers):
             if isinstance(answer, Exception):
                 stored = False
+                # A store that answers for one task alone that its record cannot be read is there for the others.
+                reached = reached or isinstance(answer, RecordUnreadable)
                 if not isinstance(answer, StoreUnavailable):
                     log.error("Task %s: %s", entry.ref.task_id[:8], answer)
             else:
@@ -411,9 +337,14 @@ class Outbox:
             self._on_stored_end(entry)
         return True
 
+    def _clean(self, entry: Entry) -> None:
+        """Nothing of this attempt is left to be sent; a newer one of the same task may have something."""
+        if self._dirty.get(entry.ref.task_id) is entry:
+            del self._dirty[entry.ref.task_id]
+
     def _stop(self, entry: Entry, verdict: Verdict) -> None:
         entry.stopped = verdict
-        self._dirty.pop(entry.ref.task_id, None)
+        self._clean(entry)
         log.info("Task %s is stopped: %s.", entry.ref.task_id[:8], verdict.value)
 
     def _heard_cancel(self, entry: Entry, at: int) -> None:
@@ -428,6 +359,8 @@ class Outbox:
     def _recreate(self, entry: Entry) -> bool:
         """The store lost the task: make session and task again from what is held here, then send again from the
         floor."""
+        if entry.stopped is not None:  # by an answer that overtook this one
+            return True
         silence = self._monotonic() - entry.answered_at
         if silence > self._store.limits.session_ttl / 1000:
             # A tombstone may have been here and gone: nobody may bring a deleted task back.
@@ -445,7 +378,8 @@ class Outbox:
                 self._stop(entry, Verdict.DELETED)
                 self._progress.notify_all()
             return True
-        log.warning("Task %s was made again: the store had lost it.", entry.ref.task_id[:8])
+        level = logging.INFO if self._store.degraded else logging.WARNING  # one that stands in had nothing to lose
+        log.log(level, "Task %s was made again: the store had lost it.", entry.ref.task_id[:8])
         with self._lock:
             entry.retry_at = 0.0
             entry.stored = entry.floor

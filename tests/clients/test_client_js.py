@@ -63,6 +63,17 @@ def test_a_conversation_without_a_session_is_idle(host: Host, follow: Follow) ->
     assert len(host.requests) == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"sessionId": "s1"}], ids=["found", "named"])
+def test_a_session_in_which_nothing_was_started_is_idle(host: Host, follow: Follow, options: dict[str, str]) -> None:
+    with host.app.app_context():
+        host.extension.sessions.create("c1", "s1", namespace_id="u1")
+    following = follow(**options)
+    lines = following.finish()
+    assert [line["on"] for line in lines if line["on"] not in ("connection", "session")] == ["idle", "done"]
+    assert lines[-1] == {"on": "done", "state": None, "cursor": None, "session": "s1"}
+    assert [stream.status for stream in host.streams()] == [204]
+
+
 def test_204_ends_it_at_once(host: Host, follow: Follow) -> None:
     host.generate()
     host.join()

@@ -226,9 +226,16 @@ class Heard:
     def __init__(self, kind: Kind, store: Store) -> None:
         self._changed = threading.Condition()
         self._names: list[str] = []
+        self._is_told = kind.is_redis
         self.wakeups = store.wakeups(self._hear)
-        if kind.is_redis:
+        if self._is_told:
             assert self.until("")
+
+    def watch(self, name: str) -> None:
+        """Watch a channel; where that takes a moment, it is told when it stands."""
+        self.wakeups.watch(name)
+        if self._is_told:
+            assert self.until(name)
 
     def _hear(self, name: str, hint: bytes | None) -> None:
         with self._changed:
@@ -249,7 +256,7 @@ def test_events_changes_and_the_end_are_announced(kind: Kind, store: Store) -> N
     job = begin(store)
     heard = Heard(kind, store)
     channel = store.channel(job.ref)
-    heard.wakeups.watch(channel)
+    heard.watch(channel)
     for say in (lambda: job.append(["a"]), lambda: job.append(change=Change(current=1)), job.end):
         say()
         assert heard.until(channel)
@@ -261,7 +268,7 @@ def test_events_changes_and_the_end_are_announced(kind: Kind, store: Store) -> N
 def test_a_request_to_stop_is_announced_on_its_own_channel(kind: Kind, store: Store, way: str) -> None:
     job = begin(store)
     heard = Heard(kind, store)
-    heard.wakeups.watch(store.cancel_channel(job.ref))
+    heard.watch(store.cancel_channel(job.ref))
     if way == "cancel":
         job.cancel()
     elif way == "delete":
@@ -276,10 +283,34 @@ def test_a_cancelled_and_settled_task_announces_its_end(kind: Kind, store: Store
     job = begin(store)
     job.cancel()
     heard = Heard(kind, store)
-    heard.wakeups.watch(store.channel(job.ref))
+    heard.watch(store.channel(job.ref))
     clock.move(LEASE)
     assert job.texts() == ["end"]
     assert heard.until(store.channel(job.ref))
+    heard.wakeups.close()
+
+
+@pytest.mark.parametrize("session_id", ["s1", "s:1 ключ"])
+def test_a_session_hears_of_each_attempt_that_begins_and_of_its_deletion(
+    kind: Kind, store: Store, session_id: str
+) -> None:
+    session = a_session(session_id)
+    store.create_session(session)
+    heard, channel = Heard(kind, store), store.session_channel("c1", session_id)
+    heard.watch(channel)
+    job = begin(store, session)
+    assert heard.until(channel)
+    second = job.retry()
+    assert heard.until(channel)
+    second.end()
+    begin(store, session, a_task("t2"))
+    assert heard.until(channel)
+    begin(store, a_session("other"), a_task("t3"))
+    store.delete_session("other")
+    with heard._changed:
+        assert channel not in heard
+    store.delete_session(session_id)
+    assert heard.until(channel)
     heard.wakeups.close()
 
 
@@ -287,7 +318,7 @@ def test_what_is_not_watched_is_not_heard(kind: Kind, store: Store) -> None:
     first, second = begin(store, task=a_task("t1")), begin(store, task=a_task("t2"))
     heard = Heard(kind, store)
     for job in (first, second):
-        heard.wakeups.watch(store.channel(job.ref))
+        heard.watch(store.channel(job.ref))
     heard.wakeups.forget(store.channel(first.ref))
     first.append(["a"])
     second.append(["b"])

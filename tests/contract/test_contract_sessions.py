@@ -9,7 +9,7 @@ from harness import START, STRANGE_IDS, Clock, Job, Kind, a_session, a_task, at_
 
 from flask_sessionstatus.errors import InvalidValue, NamespaceFull, NotFound, SessionConflict
 from flask_sessionstatus.models import ORIGIN, SessionState, Turn
-from flask_sessionstatus.stores.base import Limits, Store, Verdict
+from flask_sessionstatus.stores.base import Limits, Store, Tally, Verdict
 
 MakeStore = Callable[[Limits], Store]
 TTL = Limits().session_ttl
@@ -88,7 +88,7 @@ def test_who_is_granted_a_conversation_may_begin_in_a_session_of_another_namespa
 
 def test_of_concurrent_creates_exactly_one_makes_the_session(store: Store) -> None:
     at_once(*(lambda n=n: store.create_session(a_session(metadata={"by": n})) for n in range(8)))  # type: ignore[misc]
-    assert store.counters.sessions_created == 1
+    assert store.totals().sessions_created == 1
     assert len(store.sessions("u1", 10, None).sessions) == 1
 
 
@@ -258,6 +258,68 @@ def test_a_session_made_for_a_socket_expires_at_the_connect_deadline(store: Stor
     assert store.session("worked") is not None
 
 
+def test_a_change_of_metadata_does_not_lift_the_connect_deadline(store: Store, clock: Clock) -> None:
+    store.create_session(a_session(for_socket=True))
+    clock.move(Limits().connect_deadline - 1000)
+    assert store.update_session("s1", {"meta:a": "1"})
+    session = store.session("s1")
+    assert session is not None
+    assert (session.last_activity, session.expires_at) == (clock.now, START + Limits().connect_deadline)
+    clock.move(1000)
+    assert store.session("s1") is None
+
+
+def test_a_connection_lifts_the_connect_deadline(store: Store, clock: Clock) -> None:
+    for name in ("connected", "unused"):
+        store.create_session(a_session(name, f"c-{name}", for_socket=True))
+    clock.move(Limits().connect_deadline - 1000)
+    assert store.touch(["connected", "unknown"]) == [True, False]
+    clock.move(1000)
+    assert store.session("unused") is None
+    assert listed(store, "u1") == [["connected"]]
+    session = store.session("connected")
+    assert session is not None
+    assert (session.last_activity, session.expires_at) == (START, clock.now - 1000 + TTL)
+    assert store.update_session("connected", {"meta:a": "1"})
+    clock.move(TTL - 1000)
+    assert store.session("connected") is not None
+    clock.move(1000)
+    assert store.touch(["connected"]) == [False]
+
+
+def test_a_session_lives_as_long_as_somebody_is_connected(store: Store, clock: Clock) -> None:
+    job = begin(store)
+    job.end()
+    for _ in range(4):
+        clock.move(TTL - 1000)
+        assert store.touch(["s1"]) == [True]
+    session = store.session("s1")
+    assert session is not None
+    assert session.last_activity == START
+    assert job.texts() == ["end"]
+    assert listed(store, "u1") == [["s1"]]
+
+
+def test_a_connection_does_not_outlive_the_maximum_age(make_store: MakeStore, clock: Clock) -> None:
+    store = make_store(Limits(max_age=TTL + 10))
+    store.create_session(a_session(for_socket=True))
+    assert store.touch(["s1"]) == [True]
+    clock.move(TTL - 1000)
+    assert store.touch(["s1"]) == [True]
+    clock.move(1010)
+    assert store.touch(["s1"]) == [False]
+    assert store.session("s1") is None
+
+
+def test_a_session_that_is_there_gets_no_connect_deadline(store: Store, clock: Clock) -> None:
+    store.create_session(a_session())
+    store.create_session(a_session(for_socket=True))
+    clock.move(TTL - 1000)
+    assert store.update_session("s1", {"meta:a": "1"})
+    clock.move(TTL - 1000)
+    assert store.session("s1") is not None
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_an_expired_session_can_be_created_again_in_its_conversation(store: Store, clock: Clock, live: bool) -> None:
     job = begin(store, a_session(metadata={"a": 1}))
@@ -269,7 +331,7 @@ def test_an_expired_session_can_be_created_again_in_its_conversation(store: Stor
     assert session is not None
     assert (session.metadata, session.created_at, session.latest_task) == ({}, clock.now, None)
     assert set(store.snapshot("c1").sessions) == {"s1"}
-    assert store.counters.sessions_created == 2
+    assert store.totals().sessions_created == 2
 
 
 # Turns and fields
@@ -381,6 +443,60 @@ def test_turns_given_as_one_step_stay_together_among_concurrent_writers(store: S
     assert [text.split(".")[0] for text in texts[::2]] == [text.split(".")[0] for text in texts[1::2]]
 
 
+# What is counted
+
+
+def test_what_is_counted_of_sessions_is_added_up(store: Store, clock: Clock) -> None:
+    for session_id in ("s1", "s2"):
+        store.create_session(a_session(session_id))
+    clock.move(5)
+    amounts = {"accesses": 2, "audio_received": 7, "audio_processed": 6, "count:words": 5, "count:ключ": -1}
+    answers = store.tally([Tally("s1", amounts, "w1", 1), Tally("gone", amounts, "w1", 1), Tally("s2", {}, "w1", 1)])
+    # One that goes on without its Redis keeps what was counted of a session that it does not know.
+    assert answers == [True, store.degraded, True]
+    store.tally([Tally("s1", {"count:words": 5}, "w2", 1)])
+    session, other = store.session("s1"), store.session("s2")
+    assert session is not None
+    assert other is not None
+    assert (session.access_count, session.last_accessed) == (2, START + 5)
+    assert (session.audio_chunks_received, session.audio_chunks_processed) == (7, 6)
+    assert session.counters == {"words": 10, "ключ": -1}
+    assert (other.access_count, other.last_accessed, other.counters) == (0, None, {})
+
+
+def test_a_repeated_tally_counts_nothing_twice(store: Store) -> None:
+    store.create_session(a_session())
+    for number in (1, 1, 2, 1, 2, 3):
+        assert store.tally([Tally("s1", {"count:a": 1}, "w1", number)]) == [True]
+    session = store.session("s1")
+    assert session is not None
+    assert session.counters == {"a": 3}
+
+
+def test_a_tally_is_no_activity_and_extends_nothing(store: Store, clock: Clock) -> None:
+    store.create_session(a_session())
+    clock.move(TTL - 1000)
+    assert store.tally([Tally("s1", {"accesses": 1}, "w1", 1)]) == [True]
+    session = store.session("s1")
+    assert session is not None
+    assert (session.last_activity, session.expires_at) == (START, START + TTL)
+    clock.move(1000)
+    assert store.tally([Tally("s1", {"accesses": 1}, "w1", 2)]) == [store.degraded]
+
+
+def test_concurrent_tallies_are_exact(store: Store) -> None:
+    store.create_session(a_session())
+    at_once(
+        *(
+            lambda w=w: [store.tally([Tally("s1", {"count:a": 1}, f"w{w}", n)]) for n in range(1, 51)]  # type: ignore[misc]
+            for w in range(8)
+        )
+    )
+    session = store.session("s1")
+    assert session is not None
+    assert session.counters == {"a": 400}
+
+
 # Deleting
 
 
@@ -406,6 +522,7 @@ def test_a_deleted_session_is_gone_everywhere(store: Store) -> None:
 def test_nothing_brings_a_deleted_session_back(store: Store) -> None:
     job = begin(store)
     store.delete_session("s1")
+    assert store.touch(["s1"]) == [False]
     assert job.append(["late"]).verdict is Verdict.DELETED
     assert job.end().verdict is Verdict.DELETED
     assert job.beat().verdict is Verdict.DELETED
@@ -414,6 +531,8 @@ def test_nothing_brings_a_deleted_session_back(store: Store) -> None:
         lambda: begin(store, task=a_task("t2")),
         lambda: store.create_session(a_session()),
         lambda: begin(store, a_session(conversation_id="c1"), a_task("t1", attempt=2)),
+        lambda: store.create_session(a_session(conversation_id="c2")),
+        lambda: begin(store, a_session(conversation_id="c2"), a_task("t2")),
     ):
         with pytest.raises(NotFound):
             attempt()
@@ -627,3 +746,38 @@ def test_a_page_of_an_unstarted_task_is_empty(store: Store) -> None:
     page = begin(store).page()
     assert page is not None
     assert (page.first, list(page.events), page.task.cursor) == (None, [], ORIGIN)
+
+
+def test_a_turn_that_is_given_again_by_its_id_is_stored_once(store: Store, clock: Clock) -> None:
+    store.create_session(a_session())
+    first = store.add_turns("s1", [Turn("user", "a", turn_id="1"), Turn("assistant", "b", turn_id="2")], {})
+    clock.move(1000)
+    again = store.add_turns("s1", [Turn("user", "a", turn_id="1"), Turn("assistant", "b", turn_id="2")], {})
+    assert again == first
+    assert contents(store.turns("s1", None, 10)) == ["a", "b"]
+
+
+def test_a_session_made_anew_under_an_expired_id_is_listed_and_holds_nothing_of_the_one_before(
+    make_store: MakeStore, clock: Clock
+) -> None:
+    store = make_store(Limits(max_sessions_per_namespace=1))
+    first = begin(store, a_session("s1"), a_task("old"))
+    first.append(["x"])
+    first.end(result="1")
+    clock.move(TTL)
+    begin(store, a_session("s1"), a_task("new"))
+    with pytest.raises(NamespaceFull):
+        store.create_session(a_session("s2", "c2"))
+    assert listed(store, "u1") == [["s1"]]
+    assert store.task("s1", "old") is None
+    assert store.result("s1", "old") is None
+    assert store.delete_session("s1") is True
+    assert listed(store, "u1") == [[]]
+
+
+def test_work_in_somebody_elses_session_takes_no_place_of_ones_own(make_store: MakeStore) -> None:
+    store = make_store(Limits(max_sessions_per_namespace=1))
+    store.create_session(a_session("theirs", "c1", namespace_id="u1"))
+    begin(store, a_session("theirs", "c1", namespace_id="u2"), own=False)
+    store.create_session(a_session("own", "c2", namespace_id="u2"))
+    assert listed(store, "u2") == [["own"]]

@@ -1,10 +1,27 @@
+import os
 import re
+import shutil
+import threading
 import time
 from contextlib import contextmanager
 
 import pytest
+from werkzeug.serving import make_server
 
 from example_app import create_app
+
+try:
+    from playwright.sync_api import sync_playwright
+except ImportError:
+    sync_playwright = None
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def told(events):
+    """The words of an answer."""
+    return "".join(event["data"]["text"] for event in events if event["type"] == "token")
 
 
 @pytest.fixture
@@ -34,9 +51,11 @@ def make_app(tmp_path):
 class Visitor:
     """A browser without a screen: it keeps its cookie and the conversation of the first page it opened."""
 
+    FIRST_PAGE, FORM = "/", r'action="(/c/[^"]+)/text"'
+
     def __init__(self, app):
         self.http = app.test_client()
-        self.page = re.search(r'action="(/c/[^"]+)/text"', self.http.get("/").text)[1]
+        self.page = re.search(self.FORM, self.http.get(self.FIRST_PAGE).text)[1]
         self.conversation_id = self.page.rsplit("/", 1)[1]
 
     def submit(self, **form):
@@ -50,6 +69,12 @@ class Visitor:
 
     def conversation(self, path):
         return self.api(f"conversations/{self.conversation_id}/{path}")
+
+    def stop(self):
+        return self.http.post(f"/api/v1/conversations/{self.conversation_id}/stop")
+
+    def session(self):
+        return self.api(f"sessions/{self.session_id}").json
 
     def messages(self):
         return self.api(f"sessions/{self.session_id}/messages").json
@@ -66,6 +91,27 @@ class Visitor:
             events += page["events"]
             cursor = page["cursor"]
         return events
+
+
+class Asker(Visitor):
+    """A visitor of the assistant."""
+
+    FIRST_PAGE, FORM = "/assistant", r'action="(/assistant/[^"]+)"'
+
+    def begin(self, question):
+        return self.http.post(self.page, data={"question": question})
+
+    def converse(self, first, *others):
+        """Asks the questions one after the other; the events of the last answer."""
+        events = self.events(self.begin(first))
+        for question in others:
+            events = self.events(self.ask(question))
+        return events
+
+
+@pytest.fixture
+def asker(make_app):
+    return Asker(make_app())
 
 
 @pytest.fixture
@@ -90,3 +136,52 @@ def benchmark_seconds():
         assert time.perf_counter() - began < seconds
 
     return within
+
+
+@pytest.fixture(scope="module")
+def browser():
+    missing = "Playwright for Python" if sync_playwright is None else "a chromium" if CHROMIUM is None else None
+    if missing:
+        (pytest.fail if os.environ.get("SESSIONSTATUS_REQUIRE_BROWSER") == "1" else pytest.skip)(
+            f"The page is not tested: {missing} is missing."
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def storage_uri():
+    """Where the host of the pages keeps its sessions."""
+    return "memory://"
+
+
+@pytest.fixture
+def app(make_app, storage_uri):
+    return make_app(SESSIONSTATUS_STORAGE_URI=storage_uri)
+
+
+@pytest.fixture
+def server(app):
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 0
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def context(browser, server):
+    """A browser of its own, in which no page may log an error that its test does not expect."""
+    context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(15_000)
+    errors = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    context.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
+    yield context
+    context.close()
+    assert errors == []

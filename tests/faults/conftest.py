@@ -12,11 +12,11 @@ from uuid import uuid4
 import pytest
 from faults.stores import FaultyRedis
 from flask import Flask
-from processes.gunicorns import Gunicorn
-from servers import executables
+from harness import whole_log
+from processes.gunicorns import FlaskRun, Gunicorn, Server
+from servers import newest
 
 from flask_sessionstatus import Run, SessionStatus
-from flask_sessionstatus.models import ORIGIN
 from flask_sessionstatus.stores.base import TaskRef
 
 FOLDER = Path(__file__).parent
@@ -25,8 +25,7 @@ LEASE, HEARTBEAT = 2.0, 0.4
 
 @pytest.fixture(autouse=True)
 def _needs_redis() -> None:
-    if not executables():
-        pytest.skip("There is no redis-server here: install one.")
+    newest()
 
 
 @pytest.fixture
@@ -74,16 +73,21 @@ def environment(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Gunicorn]]:
-    """Starts the host application under gunicorn: options of gunicorn, then settings of the package."""
-    started: list[Gunicorn] = []
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts the host application, under gunicorn unless another `kind` of server is named: options of the server,
+    then settings of the package."""
+    started: list[Server] = []
 
-    def start(*options: str, **settings: object) -> Gunicorn:
+    def start(*options: str, kind: str = "gthread", **settings: object) -> Server:
         chosen = {"LEASE": LEASE, "HEARTBEAT": HEARTBEAT, **settings}
-        threads = ("--chdir", str(FOLDER), "--worker-class", "gthread")
-        server = Gunicorn(tmp_path / f"gunicorn-{len(started)}.log", chosen, *threads, *options)
+        log = tmp_path / f"server-{len(started)}.log"
+        if kind == "flask run":
+            server: Server = FlaskRun(log, chosen, folder=FOLDER)
+        else:
+            server = Gunicorn(log, chosen, "--worker-class", kind, *options, folder=FOLDER)
         started.append(server)
-        return server.wait_until_ready()
+        server.wait_until_ready()
+        return server
 
     yield start
     for server in started:
@@ -106,9 +110,7 @@ def hear(process: Started) -> str:
 
 def stored(app: Flask, run: Run) -> tuple[str, list[object]] | None:
     """A task's state and the data of its events, the end's type last, as the store has them; None: no such task."""
-    page = app.extensions["sessionstatus"].store.events(
-        TaskRef(run.conversation_id, run.session_id, run.task_id), ORIGIN, 1_000_000
-    )
+    page = whole_log(app.extensions["sessionstatus"].store, TaskRef(run.conversation_id, run.session_id, run.task_id))
     if page is None:
         return None
     assert [event.cursor.number for event in page.events] == list(range(1, len(page.events) + 1))

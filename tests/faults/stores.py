@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -14,16 +12,15 @@ from typing import Protocol
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from servers import Proxy, executables, free_port
+from servers import Proxy, ServerProcess, free_port, newest
 
 START_WAIT = 10.0
 
 
-class FaultyRedis:
-    """A redis-server of a test's own; `persistent` keeps its data across a kill. Ended by its own process id."""
+class FaultyRedis(ServerProcess):
+    """A redis-server of a test's own; `persistent` keeps its data across a kill."""
 
-    def __init__(self, *, persistent: bool = False) -> None:
-        known = executables()
+    def __init__(self, executable: str | None = None, *, persistent: bool = False) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = tempfile.mkdtemp(prefix="sessionstatus-")
@@ -31,13 +28,12 @@ class FaultyRedis:
         settings = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": appendonly}
         settings["dir"] = self._folder
         options = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        self._command = [known[max(known)], *options]
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__([executable or newest(), *options])
         self.client = redis.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def start(self) -> FaultyRedis:
         """Start, and wait until it answers."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.launch()
         until = time.monotonic() + START_WAIT
         while True:
             try:
@@ -45,29 +41,13 @@ class FaultyRedis:
                 return self
             except redis.RedisError:
                 assert time.monotonic() < until, "redis-server did not start"
-                assert self._process.poll() is None, "redis-server ended"
+                assert self.is_alive, "redis-server ended"
                 time.sleep(0.005)
-
-    def kill(self) -> None:
-        """End it as kill -9 does."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def pause(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def remove(self) -> None:
         """End it, whatever state it is in, and remove its folder."""
         self.client.close()
-        if self._process is not None:
-            self.kill()
+        self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

@@ -13,7 +13,9 @@ from flask import Flask
 from processes.client import wait_until
 
 from flask_sessionstatus import OutboxFull, Run, SessionStatus
-from flask_sessionstatus.streaming.outbox import Bounds
+from flask_sessionstatus.streaming.entry import Bounds
+
+pytestmark = pytest.mark.alone
 
 MakeApp = Callable[..., tuple[Flask, SessionStatus]]
 
@@ -87,7 +89,7 @@ def test_a_long_detached_run_holds_no_more_than_its_bounds(
             most_events, most_bytes = max(most_events, len(entry.events)), max(most_bytes, entry.bytes)
         assert most_events <= bounds.events
         assert most_bytes <= bounds.bytes + size + 100
-        assert entry.bytes == sum(len(type) + len(json) for type, json in entry.events)
+        assert entry.bytes == sum(len((type + json).encode()) for type, json, _ in entry.events)
     found = stored(app, run)
     assert found is not None
     assert [data["number"] for data in found[1][:-1]] == list(range(count))  # type: ignore[index,call-overload]

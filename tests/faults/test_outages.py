@@ -123,6 +123,6 @@ def test_a_begin_whose_answer_was_lost_may_be_repeated(server: FaultyRedis, make
     assert stored(app, run) == completed(1)
     tasks = store.tasks(run.session_id, 10)
     assert [(task.task_id, task.attempt) for task in tasks] == [(run.task_id, 1)]
-    assert len(server.client.zrange("sessionstatus:namespace:somebody", 0, -1)) == 2
+    assert len(server.client.zrange("sessionstatus:namespace:{somebody}", 0, -1)) == 2
     assert store.events(TaskRef("c1", run.session_id, run.task_id), run.task.cursor, 10).task.state.value == "completed"
     proxy.close()

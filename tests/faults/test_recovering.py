@@ -6,16 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from faults.followers import Follower
 from faults.stores import Background, FaultyRedis
 from flask import Flask
 from processes.client import Client, wait_until
-from processes.gunicorns import Gunicorn
+from processes.gunicorns import Server
 from servers import Proxy
 
-from flask_sessionstatus import SessionStatus
+from flask_sessionstatus import AlreadyStarted, SessionStatus, SessionStatusError, StoreUnavailable, TaskRunning
 
 LEASE, HEARTBEAT = 2.0, 0.5
 TASKS = 4
@@ -38,7 +39,7 @@ def unknown(client: Client) -> list[int]:
 def test_after_an_outage_longer_than_a_lease_nothing_is_lost_or_unknown_and_every_end_arrives(
     either: FaultyRedis,
     make_app: Callable[..., tuple[Flask, SessionStatus]],
-    serve: Callable[..., Gunicorn],
+    serve: Callable[..., Server],
 ) -> None:
     asked, idle = (serve("--threads", "16", STORAGE_URI=either.url, **SETTINGS).client for _ in range(2))
     app, sessionstatus = make_app(either.url, **SETTINGS)
@@ -96,6 +97,43 @@ def test_a_process_that_asked_nothing_while_the_store_was_away_still_knows(
     server.kill()
     server.start()
     assert client.get(path).status_code == 503
+
+
+@pytest.mark.parametrize("option", [{"if_running": "reject"}, {"if_running": "replace"}, {"idempotency_key": "once"}])
+def test_nothing_is_started_twice_while_a_store_that_came_back_empty_may_still_be_healed(
+    server: FaultyRedis, make_app: Callable[..., tuple[Flask, SessionStatus]], option: dict[str, Any]
+) -> None:
+    proxy = Proxy(server.port)
+    app, sessionstatus = make_app(proxy.url, **SETTINGS)
+    web, other = make_app(server.url, **SETTINGS)
+
+    def start() -> object:
+        with web.app_context():
+            try:
+                return other.run("c1", namespace_id="somebody", **option).begin()
+            except SessionStatusError as error:
+                return error
+
+    with app.app_context(), sessionstatus.run("c1", namespace_id="somebody", idempotency_key="once") as run:
+        web.extensions["sessionstatus"].store.ping()
+        proxy.cut()
+        server.kill()
+        server.start()
+        refused = start()
+        assert isinstance(refused, StoreUnavailable)
+        assert server.client.keys("*") == []
+        proxy.mend()
+        assert run.flush(5)
+        store = web.extensions["sessionstatus"].store
+        wait_until(lambda: store.task(run.session_id, run.task_id), 2, "the task is made again")
+        if option == {"if_running": "replace"}:
+            wait_until(lambda: start() is None, 2 * HEARTBEAT + 0.5, "a start")
+            assert run.wait_cancelled(HEARTBEAT + 1)
+        else:
+            said = start()
+            assert isinstance(said, (TaskRunning, AlreadyStarted))
+            assert said.ids["taskId"] == run.task_id
+    proxy.close()
 
 
 def test_a_follower_whose_process_noticed_no_outage_is_not_told_that_its_session_was_deleted(

@@ -12,7 +12,7 @@ from faults.conftest import Started, hear, say, stored
 from faults.stores import FaultyRedis
 from flask import Flask
 from processes.client import wait_until
-from processes.gunicorns import Gunicorn
+from processes.gunicorns import Server
 from servers import Proxy
 
 from flask_sessionstatus import SessionStatus
@@ -23,7 +23,7 @@ TIMES = 20
 
 @pytest.mark.parametrize("how", ["cancelled", "check_cancelled", "on_cancel", "wait_cancelled", "coroutine"])
 def test_a_stop_reaches_the_work_in_another_process(
-    how: str, server: FaultyRedis, serve: Callable[..., Gunicorn], script: Callable[..., Started]
+    how: str, server: FaultyRedis, serve: Callable[..., Server], script: Callable[..., Started]
 ) -> None:
     # A stop that came with the next beat instead would take ten seconds.
     settings = {"STORAGE_URI": server.url, "LEASE": 60, "HEARTBEAT": 20}

@@ -7,7 +7,7 @@ import pytest
 from harness import Kind
 from hosts import Host, MakeHost, Recording
 
-from flask_sessionstatus import extension
+from flask_sessionstatus import state
 from flask_sessionstatus.stores import Limits
 
 
@@ -38,7 +38,7 @@ def make_host(mode: str, kind: Kind, monkeypatch: pytest.MonkeyPatch, hosts: dic
         extra = {"index_everyone": index_everyone} if kind.is_redis else {}
         return Recording(kind.make(limits, **extra))
 
-    monkeypatch.setattr(extension, "store_from_uri", clocked)
+    monkeypatch.setattr(state, "store_from_uri", clocked)
 
     def make(anonymous: bool = False, fresh: bool = False, **config: Any) -> Host:
         known = mode, anonymous, repr(sorted(config.items()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from harness import LEASE_MS, START, STRANGE_IDS
-from hosts import Host, url
+from hosts import Host, MakeHost, events, url
 
 from flask_sessionstatus.stores.base import Change, Limits
+from flask_sessionstatus.stores.bounds import LIVE_TASKS, RECENT_SESSIONS
 
 TTL = Limits().session_ttl
 
@@ -232,3 +233,40 @@ def test_unknown_urls_and_methods_are_the_hosts(host: Host) -> None:
     assert host.get("/conversations/a%2Fb/active-session").status_code == 404
     assert host.get("/conversations/c1/active-session/").status_code == 404
     assert host.post("/conversations/c1/active-session").status_code == 405
+
+
+def test_a_session_that_is_not_among_the_recent_ones_is_resumed_as_any(host: Host) -> None:
+    host.session("first", "c1")
+    host.clock.move(1)
+    job = host.begin("old", "c1", "old")
+    job.append(["a"])
+    job.end()
+    for number in range(RECENT_SESSIONS + 2):
+        host.clock.move(1)
+        host.begin(f"s{number}", "c1", f"t{number}").end()
+    assert "old" not in host.store.snapshot("c1").sessions
+    assert [event["event"] for event in events(host.get("/conversations/c1/resume/s1").data)] == ["end"]
+    found = events(host.get("/conversations/c1/resume/old").data)
+    assert [event["event"] for event in found] == ["token", "end"]
+    assert host.get(f"/conversations/c1/resume/old?cursor={found[-1]['id']}").status_code == 204
+    host.session("elsewhere", "c2")
+    assert host.get("/conversations/c1/resume/elsewhere").status_code == 404
+    host.user = "u2"
+    assert host.get("/conversations/c1/resume/old").status_code == 404
+
+
+def test_a_conversation_with_too_many_live_tasks_is_429(make_host: MakeHost) -> None:
+    host = make_host(fresh=True)
+    for number in range(LIVE_TASKS):
+        host.begin(f"s{number % 4}", "c1", f"t{number}")
+
+    @host.app.route("/start")
+    def start() -> str:
+        with host.extension.run("c1", "more"):
+            return "begun"
+
+    response = host.client.get("/start")
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.json is not None
+    assert (response.json["conversationId"], response.json["sessionId"]) == ("c1", "more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -267,3 +268,15 @@ def test_a_background_function_that_fails_is_an_error_with_its_type(make_host: M
 def test_outside_of_a_request_a_namespace_must_be_given(host: Host) -> None:
     with host.app.app_context(), pytest.raises(ValueError, match="namespace_id"):
         host.extension.run("c1")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_traceback_is_kept_for_the_host_alone_and_only_where_it_is_wanted(make_host: MakeHost, kept: bool) -> None:
+    host = make_host(store_tracebacks=kept)
+    with host.app.app_context():
+        with suppress(ZeroDivisionError), host.extension.run("c1", "s1", namespace_id="u1") as run:
+            1 / 0  # noqa: B018
+        found = host.extension.traceback(run.task)
+    assert (found is not None and "1 / 0" in found) is kept
+    assert "1 / 0" not in host.get(f"/sessions/s1/tasks/{run.task_id}").text
+    assert "1 / 0" not in host.get(f"/sessions/s1/tasks/{run.task_id}/events").text

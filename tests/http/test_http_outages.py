@@ -39,6 +39,7 @@ def app_on(uri: str, mode: str, **config: Any) -> Flask:
     return app
 
 
+@pytest.mark.alone
 def test_the_app_starts_and_the_first_request_says_503_soon(
     uri: str, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 from harness import START
 from hosts import PREFIX, Host, MakeHost
 
+from flask_sessionstatus import InvalidValue
 from flask_sessionstatus.stores.base import Limits
+from flask_sessionstatus.stores.bounds import NAMES, STEP
 
 TTL = Limits().session_ttl
 FIELDS = {
@@ -66,6 +69,21 @@ def test_a_client_cannot_choose_the_sessions_id(host: Host) -> None:
         assert response.json is not None
         assert list(response.json["errors"]) == [name]
     assert host.get("/sessions").json == []
+
+
+def test_more_names_of_metadata_than_there_may_be_are_422(host: Host) -> None:
+    names = {f"m{number}": number for number in range(NAMES + 1)}
+    refused = host.post("/sessions", json={"metadata": names})
+    assert (refused.status_code, set((refused.json or {})["errors"])) == (422, {"metadata"})
+    names.popitem()
+    made = host.post("/sessions", json={"metadata": names})
+    assert made.status_code == 201
+    path = f"/sessions/{(made.json or {})['id']}"
+    refused = host.request("PATCH", path, json={"metadata": {"more": 1}})
+    assert (refused.status_code, set((refused.json or {})["errors"])) == (422, {"metadata"})
+    turns = [{"role": "user", "content": "x"}] * (STEP + 1)
+    assert host.post(f"{path}/messages", json=turns).status_code == 422
+    assert host.get(f"{path}/messages").json == []
 
 
 def test_a_full_namespace_is_429_with_retry_after(make_host: MakeHost) -> None:
@@ -344,9 +362,11 @@ def test_health_says_that_the_store_answers(host: Host) -> None:
 
 
 def test_the_operators_figures_are_closed_until_the_host_opens_them(host: Host) -> None:
-    assert host.get("/stats").status_code == 403
+    closed = host.get("/stats")
+    assert (closed.status_code, "is_operator" in closed.text) == (403, True)
     host.extension.is_operator(lambda: False)
-    assert host.get("/stats").status_code == 403
+    refused = host.get("/stats")
+    assert (refused.status_code, refused.json) == (403, {"error": "Only operators may read this."})
     host.extension.is_operator(lambda: True)
     body = host.get("/stats").json
     assert body is not None
@@ -365,3 +385,30 @@ def test_a_read_is_counted_and_written_with_the_beat(host: Host) -> None:
     assert body["accessCount"] == 3
     assert body["lastAccessed"] == START
     assert (body["lastActivity"], body["expiresAt"]) == (before.last_activity, before.expires_at)
+
+
+def test_what_the_host_counts_is_shown_in_the_sessions_stats(host: Host) -> None:
+    host.session()
+    with host.app.app_context():
+        for _ in range(3):
+            host.extension.sessions.count("s1", words=7, corrections=1)
+        host.extension.sessions.count("s1", corrections=-1)
+        host.extension.sessions.count("unknown", words=1)
+    assert host.get("/sessions/s1/stats").json["counters"] == {}  # type: ignore[index]
+    host.state.engine.beats.beat()
+    assert host.get("/sessions/s1/stats").json["counters"] == {"words": 21, "corrections": 2}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("amounts", [{"a": True}, {"a": 1.5}, {"a": "1"}, {"a": 10**12 + 1}, {"a/b": 1}, {"": 1}])
+def test_only_whole_numbers_are_counted_and_only_under_names(host: Host, amounts: dict[str, Any]) -> None:
+    with host.app.app_context(), pytest.raises(InvalidValue):
+        host.extension.sessions.count("s1", **amounts)
+
+
+def test_what_was_counted_is_written_when_the_process_ends(host: Host) -> None:
+    host.session()
+    with host.app.app_context():
+        host.extension.sessions.count("s1", words=7)
+    store = host.state.store
+    host.state.engine.shutdown(1)
+    assert store.session("s1").counters == {"words": 7}

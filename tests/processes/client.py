@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -79,11 +80,12 @@ class Stream:
 
 
 class Client:
-    """Requests to one server, each on a connection of its own."""
+    """Requests to one server, each on a connection of its own; `context` is for one that speaks TLS."""
 
-    def __init__(self, url: str, timeout: float = 20.0) -> None:
+    def __init__(self, url: str, timeout: float = 20.0, context: ssl.SSLContext | None = None) -> None:
         self.url = url
         self._timeout = timeout
+        self.context = context
 
     def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, form: Mapping[str, object] | None = None
@@ -121,6 +123,10 @@ class Client:
     def _connect(self) -> http.client.HTTPConnection:
         address = urlsplit(self.url)
         assert address.hostname is not None
+        if address.scheme == "https":
+            return http.client.HTTPSConnection(
+                address.hostname, address.port, timeout=self._timeout, context=self.context
+            )
         return http.client.HTTPConnection(address.hostname, address.port, timeout=self._timeout)
 
     def _stream(

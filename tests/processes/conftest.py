@@ -5,19 +5,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import redis
 from processes.gunicorns import Gunicorn
 
 LEASE, HEARTBEAT = 2.0, 0.5
 
 
 @pytest.fixture
-def storage(redis_url: Callable[[str], str]) -> str:
+def storage(empty_redis: Callable[[], str]) -> str:
     """The URI of an empty Redis."""
-    url = redis_url("newest")
-    with redis.Redis.from_url(url) as client:
-        client.flushall()
-    return url
+    return empty_redis()
 
 
 @pytest.fixture
@@ -29,7 +25,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Gunicorn]]:
         chosen = {"LEASE": LEASE, "HEARTBEAT": HEARTBEAT, **settings}
         server = Gunicorn(tmp_path / f"gunicorn-{len(started)}.log", chosen, *options)
         started.append(server)
-        return server.wait_until_ready()
+        server.wait_until_ready()
+        return server
 
     yield start
     for server in started:

@@ -36,6 +36,12 @@ def start(conversation_id: str) -> tuple[dict[str, object], int]:
     return {"sessionId": task.session_id, "taskId": task.task_id, "pid": os.getpid()}, 202
 
 
+@app.post("/enqueue/<conversation_id>")
+def enqueue(conversation_id: str) -> tuple[dict[str, object], int]:
+    task = sessionstatus.enqueue(conversation_id)
+    return {"sessionId": task.session_id, "taskId": task.task_id, "ticket": task.ticket}, 202
+
+
 @app.after_request
 def sign(response: Response) -> Response:
     response.headers["X-Process"] = str(os.getpid())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import signal
 import threading
@@ -16,9 +15,9 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-import redis
 from processes.client import Client, Frame, Stream, wait_until
 from processes.gunicorns import Gunicorn
+from processes.leases import Lease
 
 THREADS = ("--worker-class", "gthread", "--threads", "8")
 TOLERANCE = 1.0
@@ -66,26 +65,6 @@ class Following:
 
 def follow(client: Client, path: str) -> Following:
     return Following(client.stream(path))
-
-
-class Lease:
-    """A task's lease as the store has it."""
-
-    def __init__(self, storage: str, conversation_id: str, task_id: str) -> None:
-        self._client = redis.Redis.from_url(storage)
-        self._key = f"sessionstatus:{{{quote(conversation_id, safe='')}}}"
-        self._field = f"task:{task_id}"
-
-    def deadline(self) -> int:
-        text = self._client.hget(self._key, self._field)
-        assert text is not None
-        deadline: int = json.loads(text)["deadline"]  # type: ignore[arg-type]
-        return deadline
-
-    def now(self) -> int:
-        """The store's time, Unix ms."""
-        seconds, microseconds = self._client.time()  # type: ignore[misc]
-        return seconds * 1000 + microseconds // 1000
 
 
 def is_gone(pid: int) -> bool:

@@ -1,24 +1,25 @@
-"""The code blocks and tables of README.md."""
+"""The code blocks and tables of README.md and its guides."""
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^<!-- (?P<name>[^>]+) -->\n```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@lru_cache(maxsize=1)
+@cache
 def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@lru_cache(maxsize=1)
-def blocks() -> dict[str, str]:
+@cache
+def blocks(file: str = "README.md") -> dict[str, str]:
     """The code of the blocks that have a name: a comment before them."""
-    found = [(match["name"], match["code"]) for match in BLOCK.finditer(readme())]
+    text = (ROOT / file).read_text(encoding="utf-8")
+    found = [(match["name"], match["code"]) for match in BLOCK.finditer(text)]
     names = [name for name, _ in found]
     assert len(set(names)) == len(names), f"Two blocks have one name: {names}"
     return dict(found)

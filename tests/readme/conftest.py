@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -8,14 +9,24 @@ import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
+from typing import TYPE_CHECKING
 
 import pytest
 from processes.client import Client, wait_until
 from readme.blocks import ROOT, blocks
 from servers import free_port
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 PACKAGED = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 FILES = ("app.py", "static/index.html", "static/conversation.js")
+WAIT = 15_000
+OPTIONS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    # A microphone that beeps, for which nobody is asked.
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -104,3 +115,30 @@ def host(python: Path, folder: Path, environment: dict[str, str]) -> Iterator[Ca
     for process in processes:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright = None  # type: ignore[assignment]
+    if sync_playwright is None or executable is None:
+        missing = "Chromium" if executable is None else "Playwright for Python"
+        message = f"The page of the README is not tested: {missing} is missing."
+        if os.environ.get("SESSIONSTATUS_REQUIRE_BROWSER") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        yield page

@@ -92,6 +92,63 @@ with app.app_context():
     task = sessionstatus.state.store.task(run.session_id, run.task_id)
     assert (task.state, task.progress.current, task.tail) == ("completed", 10, 11)
 """,
+    "queue": """
+my_queue = type("Queue", (list,), {"put": lambda self, message, delay=0: self.append(message)})()
+answers = iter([ConnectionError(), "found"])
+def find_answer(question):
+    answer = next(answers)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+sessionstatus.hooks.identify = None
+with app.app_context():
+    task, stopped = ask_later("c1", "Why?"), ask_later("c2", "Why?")
+    sessionstatus.cancel(stopped)
+    store = sessionstatus.state.store
+    assert store.task(task.session_id, task.task_id).state == "pending"
+handle(my_queue.pop(0))
+handle(my_queue.pop(0))
+with app.app_context():
+    waiting = store.task(task.session_id, task.task_id)
+    assert (waiting.state, waiting.attempt) == ("pending", 2)
+handle(my_queue[0])
+handle(my_queue[0])
+with app.app_context():
+    from flask_sessionstatus.models import ORIGIN
+    from flask_sessionstatus.stores.base import TaskRef
+    page = store.events(TaskRef("c1", task.session_id, task.task_id), ORIGIN, 9)
+    assert (page.task.state, page.task.attempt) == ("completed", 2)
+    assert [event.data.get("text") for event in page.events] == [None, "found", None]
+    assert store.task(stopped.session_id, stopped.task_id).state == "cancelled"
+""",
+    "celery": """
+celery_app.conf.task_always_eager = True
+with app.test_client() as client:
+    assert client.post("/read/c1").status_code == 202
+    (session,) = client.get("/api/v1/sessions").json
+    (task,) = client.get(f"/api/v1/sessions/{session['id']}/tasks").json
+    assert (task["state"], task["type"], task["progress"]["total"]) == ("completed", "reading", 2)
+    result = client.get(f"/api/v1/sessions/{session['id']}/tasks/{task['id']}/result")
+    assert result.json == {"pages": 2}
+assert not current_run
+""",
+    "dramatiq": """
+@dramatiq.actor
+def summarise(text):
+    return text.split()[0]
+sessionstatus.hooks.identify = None
+with app.app_context():
+    summarise_soon("c1", "What it says")
+    worker = dramatiq.Worker(broker, worker_timeout=10)
+    worker.start()
+    broker.join("default")
+    worker.join()
+    worker.stop()
+    (found,) = sessionstatus.state.store.snapshot("c1").tasks.items()
+    task_id, record = found
+    assert record["state"] == "completed"
+    assert sessionstatus.state.store.result(record["session"], task_id) == '"What"'
+""",
     "access": """
 def status(path, address):
     return app.test_client().get(f"/api/v1{path}", environ_base={"REMOTE_ADDR": address}).status_code
@@ -103,11 +160,56 @@ assert status("/stats", "10.0.0.8") == 403
 }
 
 
+BEFORE = {
+    "dramatiq": """
+import dramatiq
+from dramatiq.brokers.stub import StubBroker
+broker = StubBroker()
+dramatiq.set_broker(broker)
+"""
+}
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_what_is_added_to_it_works(name: str, python: Path, folder: Path, environment: dict[str, str]) -> None:
     program = folder / "added.py"
-    program.write_text(f"{blocks()['app.py']}\n{blocks()[name]}\n{CHECKS[name]}", encoding="utf-8")
+    program.write_text(
+        f"{blocks()['app.py']}\n{BEFORE.get(name, '')}\n{blocks()[name]}\n{CHECKS[name]}", encoding="utf-8"
+    )
     done = subprocess.run(
         [str(python), program.name], cwd=folder, env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_jobs_are_tracked_by_the_worker_of_rq(
+    python: Path, folder: Path, environment: dict[str, str], redis_url: Callable[[str], str]
+) -> None:
+    url = redis_url("newest")
+    (folder / "work.py").write_text("def summarise(text):\n    return text.split()[0]\n", encoding="utf-8")
+    begin = f"""
+import redis, rq
+sessionstatus.hooks.identify = None
+queue = rq.Queue("readme", connection=redis.Redis.from_url("{url}"))
+"""
+    check = f"""
+import subprocess, sys
+with app.app_context():
+    job = summarise_later("c1", "What it says")
+    ids = job.meta["sessionstatus"]["session_id"], job.meta["sessionstatus"]["task_id"]
+    worker = [sys.executable, "-m", "rq.cli", "worker", "--burst", "--url", "{url}", "readme"]
+    subprocess.run([*worker, "--worker-class", "flask_sessionstatus.integrations.rq.Worker"], check=True)
+    assert sessionstatus.state.store.task(*ids).state == "completed"
+    assert sessionstatus.state.store.result(*ids) == '"What"'
+"""
+    program = folder / "added.py"
+    program.write_text(f"{blocks()['app.py']}\n{begin}\n{blocks()['rq']}\n{check}", encoding="utf-8")
+    done = subprocess.run(
+        [str(python), program.name],
+        cwd=folder,
+        env={**environment, "FLASK_APP": "app.py", "FLASK_SESSIONSTATUS_STORAGE_URI": url},
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from dataclasses import MISSING, fields
+from importlib import import_module
 from pathlib import Path
 from shutil import copy
 
@@ -16,7 +17,7 @@ from readme.blocks import ROOT, blocks, readme, rows, section
 from flask_sessionstatus import SessionStatus
 from flask_sessionstatus.config import PREFIX, Settings
 
-NEEDED = ("redis-server", "chromium", "node", "npm")
+NEEDED = ("redis-server", "chromium", "node", "npm", "openssl")
 
 
 def test_the_package_under_test_is_the_wheel() -> None:
@@ -74,7 +75,7 @@ def test_the_table_tells_each_settings_default(row: list[str]) -> None:
     if default is None:
         assert told.split(":")[0] == "none" or key.endswith("MAX_FOLLOWERS")
     elif isinstance(default, tuple):
-        assert told == " ".join(default)
+        assert told == (" ".join(default) or "none")
     elif isinstance(default, bool):
         assert told == str(default).lower()
     elif isinstance(default, float):
@@ -85,8 +86,9 @@ def test_the_table_tells_each_settings_default(row: list[str]) -> None:
 
 def test_the_table_lists_exactly_the_routes() -> None:
     app = Flask(__name__)
+    app.config["SESSIONSTATUS_WEBSOCKET_PATH"] = "/ws"
     app.register_blueprint(SessionStatus(app, identify=lambda: None).create_blueprint(), url_prefix="")
-    real = set()
+    real = {("WebSocket", "{}") for rule in app.url_map.iter_rules() if rule.websocket}
     for rule in app.url_map.iter_rules():
         if rule.endpoint.startswith("sessionstatus."):
             path = re.sub(r"<(?:\w+:)?(\w+)>", "{}", rule.rule)
@@ -109,6 +111,14 @@ def test_the_table_lists_exactly_the_routes() -> None:
             if "," not in cell:
                 methods = []
     assert told == real
+
+
+def test_every_call_of_an_integration_is_there() -> None:
+    pytest.importorskip("gevent")
+    calls = re.findall(r"\| `task, \w+ = (?:await )?(\w+)\.(\w+)\(", readme())
+    assert len(calls) == 6
+    for module, name in calls:
+        assert callable(getattr(import_module(f"flask_sessionstatus.integrations.{module}"), name))
 
 
 def test_every_file_that_is_linked_is_there() -> None:

@@ -54,7 +54,7 @@ export interface FollowOptions<Data = unknown> {
   onEnd?(end: End): void;
   /** The session that was found. */
   onSession?(session: ActiveSession): void;
-  /** The conversation has no session: nothing to follow. */
+  /** The conversation has no session, or nothing was started in it: nothing to follow. */
   onIdle?(): void;
   /** The server's final refusal (401, 403, 404, …); `done` rejects with it. */
   onError?(error: FollowError): void;

@@ -185,9 +185,16 @@ class Following {
     return undefined;
   }
 
-  /** 204 before an end was shown: the worker was lost during a break. The last event once more, and its end comes. */
+  /**
+   * 204 at the very begin: nothing was started in the session. After events, but before an end was shown: the worker was
+   * lost during a break. The last event once more, and its end comes.
+   */
   #nothingMore(cursor) {
-    const [epoch, number] = cursor === null ? [] : parts(cursor);
+    if (cursor === null) {
+      this.#call("onIdle");
+      return null;
+    }
+    const [epoch, number] = parts(cursor);
     return this.#shown.get(epoch) === number ? this.#stream(`${epoch}-${number - 1}`) : null;
   }
 
