@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from integrations.queued import Host, a_name
 from processes.client import wait_until
 from rq.command import send_stop_job_command
 from rq.job import Job
+from rq.registry import ScheduledJobRegistry
 
 from flask_sessionstatus import AlreadyStarted
 
@@ -136,11 +138,12 @@ def test_a_retry_is_an_attempt_of_the_same_task_and_its_followers_are_told(jobs:
 
 
 def test_a_retry_that_waits_is_pending(jobs: Jobs) -> None:
-    job = jobs.enqueue(retry=rq.Retry(max=1, interval=1))
+    job = jobs.enqueue(retry=rq.Retry(max=1, interval=600))
     job.begins()
     job.tell("fail", "ValueError", "no")
     task = job.comes_to("pending")
     assert (task.attempt, job.status) == (2, "scheduled")
+    ScheduledJobRegistry(queue=jobs.queue).schedule(job.job, datetime.now(timezone.utc))
     job.begins(attempt=2)
     job.tell("return", 1)
     job.has_ended_once("completed")
