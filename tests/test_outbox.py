@@ -249,6 +249,28 @@ def test_a_store_that_forgot_everything_gets_everything_again(store: Flaky, box:
     assert (task.epoch, task.namespace_id, task.progress.total) == (epoch, "u1", 4)
 
 
+def test_progress_alone_waits_for_its_turn_and_goes_at_once_when_somebody_waits_for_it(store: Flaky, box: Box) -> None:
+    for current in (1, 2):
+        box.outbox.change(box.entry, Change(current=current, total=4))
+    box.settle()
+    sent = len(store.batches)
+    box.outbox.change(box.entry, Change(current=3))
+    assert not box.outbox._due()[0]
+    assert box.outbox.flush(box.entry, WAIT)
+    assert len(store.batches) == sent + 1
+    box.outbox.change(box.entry, Change(current=4))
+    assert box.outbox.wait_while_reachable(box.entry, WAIT)
+    assert store.task("s1", "t1").progress.current == 4
+
+
+def test_the_end_of_an_attempt_does_not_wait_for_the_turn_of_progress(store: Flaky, box: Box) -> None:
+    box.outbox.change(box.entry, Change(current=1, total=4))
+    box.settle()
+    box.outbox.end(box.entry, End("pending", wait=1000), None)
+    box.settle()
+    assert store.task("s1", "t1").state.value == "pending"
+
+
 def test_a_rest_that_waits_for_the_store_gets_shorter_meanwhile(store: Flaky, clock: Clock, box: Box) -> None:
     store.away = True
     box.outbox.change(box.entry, Change(current=1, total=4, remaining=15_000))

@@ -16,6 +16,7 @@ Decorator = Callable[[Any], Any]
 READ = (401, 403, 404, 422, 503)
 WRITE = (400, *READ, 413, 415)
 EVENT_STREAM = "text/event-stream"
+_ERROR = SessionStatusErrorSchema()
 
 
 def document(
@@ -46,7 +47,7 @@ def document(
         decorators.append(blueprint.alt_response(304, description="Not modified since the ETag in If-None-Match"))
     for error in errors:
         described = HTTPStatus(error).phrase
-        decorators.append(blueprint.alt_response(error, schema=SessionStatusErrorSchema, description=described))
+        decorators.append(blueprint.alt_response(error, schema=_ERROR, description=described))
 
     def decorate(view: Any) -> Any:
         documented = view

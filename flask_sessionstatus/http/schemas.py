@@ -56,6 +56,10 @@ class SessionStatusSchema(Schema):
         if field_obj.data_key is None:
             field_obj.data_key = camel_case(field_name)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SessionStatusSchema:
+        """Itself: flask-smorest copies all that it knows of a view with each decorator, and changes no schema."""
+        return self
+
 
 class SessionStatusErrorSchema(SessionStatusSchema):
     error = fields.String(required=True, metadata={"description": "A sentence"})

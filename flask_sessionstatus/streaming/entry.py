@@ -48,6 +48,7 @@ class Entry:
         self.latest = Change()
         self.ends_at: float | None = None
         self.changed_at = 0.0
+        self.waiters = 0
         self.failures = 0
         self.retry_at = 0.0
         self.end: End | None = None
@@ -71,6 +72,13 @@ class Entry:
         if self.stopped is not None:
             return True
         return self.stored >= self.number and self.change is None and (self.end is None or self.end_stored)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether there is more to be stored than progress, or somebody waits."""
+        if self.waiters or self.stored < self.number or (self.end is not None and not self.end_stored):
+            return True
+        return self.change is not None and (self.change.running or self.change.ticket is not None)
 
     def add(self, type: str, json: str, size: int) -> int:
         """Keep an event whose JSON has `size` bytes of UTF-8; returns its number."""

@@ -9,7 +9,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from ..errors import Cancelled, InvalidValue, OutboxFull, RecordUnreadable, SessionStatusError, StoreUnavailable
@@ -151,7 +152,7 @@ class Outbox:
     def flush(self, entry: Entry, timeout: float | None = None) -> bool:
         """Wait until all that was handed over is stored; False when the time (s) ran out first."""
         until = None if timeout is None else self._monotonic() + timeout
-        with self._lock:
+        with self._lock, self._waiting(entry):
             while not entry.settled:
                 left = None if until is None else until - self._monotonic()
                 if left is not None and left <= 0:
@@ -162,13 +163,24 @@ class Outbox:
     def wait_while_reachable(self, entry: Entry, timeout: float) -> bool:
         """As flush, but returns at once when the store cannot be reached."""
         until = self._monotonic() + timeout
-        with self._lock:
+        with self._lock, self._waiting(entry):
             while not entry.settled:
                 left = until - self._monotonic()
                 if left <= 0 or not self._reachable:
                     return False
                 self._progress.wait(min(left, 0.5))
             return True
+
+    @contextmanager
+    def _waiting(self, entry: Entry) -> Iterator[None]:
+        """Somebody waits until the entry is settled: what it has to say goes at once."""
+        entry.waiters += 1
+        if not entry.settled:
+            self._touch(entry)
+        try:
+            yield
+        finally:
+            entry.waiters -= 1
 
     # What the beat thread does
 
@@ -251,7 +263,7 @@ class Outbox:
 
     def _due(self) -> tuple[list[Entry], float | None]:
         """The entries to send now, and how long to wait when there are none: progress alone goes at most 4 times a
-        second."""
+        second, unless somebody waits for it."""
         now = self._monotonic()
         due: list[Entry] = []
         wait: float | None = None
@@ -260,9 +272,7 @@ class Outbox:
                 del self._dirty[task_id]
                 continue
             left = entry.retry_at - time.monotonic()  # paces this thread, whatever clock the leases go by
-            urgent = entry.change is not None and (entry.change.running or entry.change.ticket is not None)
-            only_change = entry.stored >= entry.number and not urgent
-            if only_change and not self._closing:
+            if not self._closing and not entry.urgent:
                 left = max(left, entry.changed_at + CHANGE_INTERVAL - now)
             if left > 0:
                 wait = left if wait is None else min(wait, left)
