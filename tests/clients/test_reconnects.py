@@ -31,7 +31,7 @@ CONVERSATION, SESSION = "c 1:*?[%]#&+ü", "s 1:*?[%]#&+ü"
 ALL_CUTS = 90_000
 """Milliseconds for a browser to come back from all of them, on a machine that does other things as well."""
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -1,3 +1,4 @@
+import math
 import os
 import re
 import shutil
@@ -6,9 +7,11 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from example.pages import WAIT
 from werkzeug.serving import make_server
 
 from example_app import create_app
+from example_app.telling import WORD, Telling
 
 try:
     from playwright.sync_api import sync_playwright
@@ -46,6 +49,39 @@ def make_app(tmp_path):
     for app in apps:
         with app.app_context():
             app.extensions["sessionstatus"].shutdown(5)
+
+
+class Pace:
+    """How far the background work gets with its telling: as far as a test lets it, however slow the machine is."""
+
+    def __init__(self):
+        self._condition = threading.Condition()
+        self._words = math.inf
+
+    def hold_after(self, *texts, words=0):
+        """Hold what is told from now on after these texts and so many words more."""
+        with self._condition:
+            self._words = words + sum(len(WORD.findall(text)) for text in texts)
+
+    def go_on(self, words=math.inf):
+        """Let so many words more be told."""
+        with self._condition:
+            self._words += words
+            self._condition.notify_all()
+
+    def wait(self, run):
+        with self._condition:
+            while self._words < 1 and not run.cancelled:
+                self._condition.wait(0.05)
+            self._words -= 1
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    pace = Pace()
+    monkeypatch.setattr(Telling, "_wait", lambda telling: pace.wait(telling.run))
+    yield pace
+    pace.go_on()
 
 
 class Visitor:
@@ -178,7 +214,7 @@ def server(app):
 def context(browser, server):
     """A browser of its own, in which no page may log an error that its test does not expect."""
     context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(WAIT)
     errors = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
     context.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)

@@ -1,13 +1,15 @@
-"""What the tests of the pages have in common: what a person sees of a conversation, and how fast it comes."""
+"""What the tests of the pages have in common: what a person sees of a conversation."""
 
 try:
     from playwright.sync_api import expect
 except ImportError:
     expect = None
 
-SLOW, QUICK = 30, 0
-HELD = 1
-"""Tokens a second at which a text is still being told when a slow machine gets to look."""
+WAIT = 30_000
+"""How long a page may take for what it is waited for on a slow machine (ms)."""
+
+if expect is not None:
+    expect.set_options(timeout=WAIT)
 
 
 def lines(page):
@@ -24,7 +26,7 @@ def wait_for_lines(page, count):
 
 
 def finished(page):
-    expect(state(page)).to_have_text("Finished", timeout=15_000)
+    expect(state(page)).to_have_text("Finished")
 
 
 def overflow(page):

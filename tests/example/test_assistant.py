@@ -117,55 +117,53 @@ def test_slots_that_a_client_wrote_do_no_harm(asker):
 # One step
 
 
-@pytest.fixture
-def slow_asker(make_app):
-    """An asker whose answers take seconds, unless they are stopped."""
-    return Asker(make_app(EXAMPLE_TOKENS_PER_SECOND=4))
-
-
-def test_question_and_answer_are_stored_as_one_step_when_all_is_said(slow_asker):
-    started = slow_asker.begin(PEOPLE)
-    slow_asker.events(started, until="token")
-    assert slow_asker.messages() == []
-    slow_asker.http.application.config["EXAMPLE_TOKENS_PER_SECOND"] = 0
-    slow_asker.events(started)
-    question, answer = slow_asker.messages()
+def test_question_and_answer_are_stored_as_one_step_when_all_is_said(asker, pace):
+    pace.hold_after(words=2)
+    started = asker.begin(PEOPLE)
+    asker.events(started, until="token")
+    assert asker.messages() == []
+    pace.go_on()
+    asker.events(started)
+    question, answer = asker.messages()
     assert question["timestamp"] == answer["timestamp"]
     assert question["results"] == answer["results"] == {"taskId": started.json["taskId"]}
 
 
-def test_a_stopped_answer_stays_as_far_as_it_came_and_can_be_followed_up(slow_asker):
-    started = slow_asker.begin(PEOPLE)
-    slow_asker.events(started, until="token")
-    assert slow_asker.stop().status_code == 202
-    events = slow_asker.events(started)
+def test_a_stopped_answer_stays_as_far_as_it_came_and_can_be_followed_up(asker, pace):
+    pace.hold_after(words=2)
+    started = asker.begin(PEOPLE)
+    asker.events(started, until="token")
+    assert asker.stop().status_code == 202
+    events = asker.events(started)
     assert events[-1]["data"]["state"] == "cancelled"
-    question, answer = slow_asker.messages()
+    question, answer = asker.messages()
     assert question["content"] == PEOPLE
     assert "About 73,000 people live in Almelo (inhabitants".startswith(answer["content"])
     assert [source["text"] for source in answer["sources"]] == [answer["content"]]
 
-    slow_asker.http.application.config["EXAMPLE_TOKENS_PER_SECOND"] = 0
-    assert told(slow_asker.events(slow_asker.ask("and in Enschede?"))).startswith("About 160,000 people")
+    pace.go_on()
+    assert told(asker.events(asker.ask("and in Enschede?"))).startswith("About 160,000 people")
 
 
-def test_a_conversation_that_is_deleted_while_it_answers_stays_deleted(slow_asker):
-    started = slow_asker.begin(PEOPLE)
-    slow_asker.events(started, until="token")
-    session = f"/api/v1/sessions/{slow_asker.session_id}"
-    assert slow_asker.http.delete(session).json["status"] == "closed"
-    app = slow_asker.http.application
+def test_a_conversation_that_is_deleted_while_it_answers_stays_deleted(asker, pace):
+    pace.hold_after(words=2)
+    started = asker.begin(PEOPLE)
+    asker.events(started, until="token")
+    session = f"/api/v1/sessions/{asker.session_id}"
+    assert asker.http.delete(session).json["status"] == "closed"
+    app = asker.http.application
     with app.app_context():
         app.extensions["sessionstatus"].shutdown(10)
-    assert slow_asker.http.get(f"{session}/messages").status_code == 404
+    assert asker.http.get(f"{session}/messages").status_code == 404
 
 
-def test_a_question_while_an_answer_is_given_is_refused(slow_asker):
-    started = slow_asker.begin(PEOPLE)
-    slow_asker.events(started, until="token")
-    assert slow_asker.ask("and in Enschede?").status_code == 409
-    slow_asker.stop()
-    slow_asker.events(started)
+def test_a_question_while_an_answer_is_given_is_refused(asker, pace):
+    pace.hold_after(words=2)
+    started = asker.begin(PEOPLE)
+    asker.events(started, until="token")
+    assert asker.ask("and in Enschede?").status_code == 409
+    asker.stop()
+    asker.events(started)
 
 
 # Conversations

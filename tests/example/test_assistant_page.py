@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from example.pages import HELD, QUICK, expect, finished, lines, overflow, state, wait_for_lines
+from example.pages import expect, finished, lines, overflow, state, wait_for_lines
 
 from example_app.shelf import ask as found
 
@@ -11,7 +11,6 @@ pytestmark = pytest.mark.browser
 
 PEOPLE = "How many people live in Almelo?"
 LONG = "What does the Hatter say?"
-SLOW = 8
 
 
 @pytest.fixture
@@ -118,11 +117,10 @@ def test_a_second_tab_finds_what_was_asked_in_the_first(page, context):
 # Coming back, and stopping
 
 
-def test_a_reload_in_the_middle_of_an_answer_keeps_it_and_goes_on(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_a_reload_in_the_middle_of_an_answer_keeps_it_and_goes_on(page, pace):
+    pace.hold_after(words=3)
     begin(page, LONG)
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     before = " ".join(lines(page))
     page.reload()
     page.wait_for_function(
@@ -131,37 +129,36 @@ def test_a_reload_in_the_middle_of_an_answer_keeps_it_and_goes_on(page, app):
     )
     expect(state(page)).to_have_text("Looking it up")
     expect(page.locator(".question")).to_have_text(LONG)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     assert lines(page) == sentences(LONG)
 
 
-def test_a_reload_in_the_middle_of_an_answer_still_says_how_it_was_understood(page, app):
+def test_a_reload_in_the_middle_of_an_answer_still_says_how_it_was_understood(page, pace):
     converse(page, "What does the Queen say?")
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
+    pace.hold_after(words=1)
     page.get_by_label("Ask on").fill("and the Hatter?")
     page.get_by_label("Ask on").press("Enter")
     expect(page.locator(".understood")).to_have_text(f"Understood as: {LONG}")
     page.reload()
     expect(page.locator(".understood")).to_have_text(f"Understood as: {LONG}")
     expect(state(page)).to_have_text("Looking it up")
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     assert lines(page)[-3:] == sentences(LONG)
 
 
-def test_stop_stops_keeps_what_was_told_and_the_conversation_goes_on(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_stop_stops_keeps_what_was_told_and_the_conversation_goes_on(page, pace):
+    pace.hold_after(words=3)
     begin(page, PEOPLE)
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     page.get_by_role("button", name="Stop").click()
     expect(state(page)).to_have_text("Stopped")
     kept = lines(page)
     page.reload()
     expect(page.locator(".outcome")).to_contain_text("Stopped.")
     assert lines(page) == kept
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     ask(page, "and in Enschede?")
     expect(page.locator(".line").last).to_contain_text("160,000")
 
@@ -184,13 +181,13 @@ def test_a_conversation_is_listed_on_every_page_and_can_be_opened(page):
     expect(page.get_by_role("link", name=PEOPLE)).to_have_attribute("aria-current", "page")
 
 
-def test_the_list_says_what_is_at_work_and_when_it_no_longer_is(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
+def test_the_list_says_what_is_at_work_and_when_it_no_longer_is(page, pace):
+    pace.hold_after(words=1)
     begin(page, LONG)
     page.goto("/")
     expect(page.locator(".row .since")).to_have_text("at work")
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
-    expect(page.locator(".row .since")).to_have_text("just now", timeout=15_000)
+    pace.go_on()
+    expect(page.locator(".row .since")).to_have_text("just now")
 
 
 def test_a_text_that_is_read_is_listed_beside_what_is_asked(page):
@@ -306,11 +303,10 @@ def test_a_conversation_that_goes_while_it_is_open_says_so(page, context):
     page.wait_for_url("**/assistant")
 
 
-def test_a_question_while_an_answer_is_given_is_declined_and_kept(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_a_question_while_an_answer_is_given_is_declined_and_kept(page, pace):
+    pace.hold_after(words=3)
     begin(page, LONG)
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     page.get_by_label("Ask on").fill("and the King?")
     page.get_by_label("Ask on").press("Enter")
     expect(page.locator("#hint")).to_contain_text("Something is still running here")

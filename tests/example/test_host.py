@@ -105,16 +105,15 @@ def test_a_form_sent_before_the_script_was_there_is_refused_on_the_page(visitor)
     assert "<textarea" in answer.text
 
 
-def test_a_stopped_reading_can_be_read_again(make_app, visit):
-    app = make_app(EXAMPLE_TOKENS_PER_SECOND=5)
-    visitor = visit(app)
+def test_a_stopped_reading_can_be_read_again(visitor, pace):
+    pace.hold_after(words=2)
     started = visitor.submit(bundled="gettysburg-address")
     visitor.events(started, until="token")
     assert visitor.stop().status_code == 202
     assert visitor.events(started)[-1]["data"]["state"] == "cancelled"
     assert visitor.messages() == []
 
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 0
+    pace.go_on()
     again = visitor.http.post(f"{visitor.page}/again")
     assert again.status_code == 202
     assert told(visitor.events(again)) == summary_of("gettysburg-address")
@@ -143,8 +142,8 @@ def test_a_follow_up_is_understood_by_the_turns_before(visitor):
     assert question["resolvedQuestion"] == "How old must the President be? And a Senator?"
 
 
-def test_a_question_while_something_runs_is_refused(make_app, visit):
-    visitor = visit(make_app(EXAMPLE_TOKENS_PER_SECOND=5))
+def test_a_question_while_something_runs_is_refused(visitor, pace):
+    pace.hold_after(words=2)
     started = visitor.submit(bundled="gettysburg-address")
     visitor.events(started, until="token")
     refused = visitor.ask("What will the world remember?")

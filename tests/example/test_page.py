@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from example.pages import HELD, QUICK, SLOW, expect, finished, frames, lines, overflow, state, wait_for_lines
+from example.pages import expect, finished, frames, lines, overflow, state, wait_for_lines
 
 from example_app.library import bundled_text
 from example_app.summary import summarise
@@ -35,34 +35,33 @@ def ask(page, question):
 # Reading
 
 
-def test_a_picked_text_streams_in_and_is_complete(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_a_picked_text_streams_in_and_is_complete(page, pace):
+    pace.hold_after(words=3)
     pick(page, "gettysburg-address")
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     expect(state(page)).to_have_text("Reading")
     expect(page.get_by_role("progressbar")).to_be_visible()
     expect(page.locator("#doing")).to_contain_text("Section")
     assert lines(page) != summary_of("gettysburg-address")
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     assert lines(page) == summary_of("gettysburg-address")
     expect(page.get_by_role("heading", name="The Gettysburg Address")).to_be_visible()
 
 
-def test_words_come_one_by_one(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_words_come_one_by_one(page, pace):
+    words = summary_of("constitution")[0].split()
+    pace.hold_after(words=2)
     pick(page, "constitution")
-    wait_for_lines(page, 1)
-    seen = lines(page)[0]
-    page.wait_for_function("length => document.querySelector('.line').lastChild.data.length > length", arg=len(seen))
-    assert summary_of("constitution")[0].startswith(seen)
+    for count in (2, 3, 4):
+        expect(page.locator(".line").first).to_have_text(re.compile(f"{' '.join(words[:count])}$"))
+        pace.go_on(1)
 
 
 def test_the_time_left_is_told_once_it_can_be_known(page, app):
     app.config["EXAMPLE_TOKENS_PER_SECOND"] = 200
     pick(page, "alice-in-wonderland")
-    expect(page.locator("#left")).to_have_text(re.compile(r"^about \d+½? (s|min) left$"), timeout=15_000)
+    expect(page.locator("#left")).to_have_text(re.compile(r"^about \d+½? (s|min) left$"))
 
 
 def test_a_pasted_text_is_read(page):
@@ -91,11 +90,10 @@ def test_an_empty_text_is_refused_where_it_was_typed(page):
 # Coming back
 
 
-def test_a_reload_keeps_everything_so_far_and_goes_on_to_the_same_text(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 2 * SLOW
+def test_a_reload_keeps_everything_so_far_and_goes_on_to_the_same_text(page, pace):
+    pace.hold_after(summary_of("constitution")[0], words=3)
     pick(page, "constitution")
     wait_for_lines(page, 2)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     before = " ".join(lines(page))
     page.reload()
     page.wait_for_function(
@@ -104,7 +102,7 @@ def test_a_reload_keeps_everything_so_far_and_goes_on_to_the_same_text(page, app
     )
     expect(state(page)).to_have_text("Reading")
     page.reload()
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     assert lines(page) == summary_of("constitution")
 
@@ -117,16 +115,15 @@ def test_a_reload_after_the_end_shows_the_same(page):
     assert lines(page) == summary_of("gettysburg-address")
 
 
-def test_a_second_tab_follows_the_same_stream(page, context, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = 2 * SLOW
+def test_a_second_tab_follows_the_same_stream(page, context, pace):
+    pace.hold_after(summary_of("constitution")[0], words=3)
     pick(page, "constitution")
     wait_for_lines(page, 2)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     second = context.new_page()
     second.goto(page.url)
     wait_for_lines(second, 2)
     expect(state(second)).to_have_text("Reading")
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     finished(second)
     assert lines(page) == lines(second) == summary_of("constitution")
@@ -139,7 +136,7 @@ def test_a_second_tab_finds_a_question_asked_in_the_first(page, context):
     second.goto(page.url)
     finished(second)
     ask(page, "What is treason?")
-    expect(second.locator(".question")).to_have_text("What is treason?", timeout=15_000)
+    expect(second.locator(".question")).to_have_text("What is treason?")
     expect(second.locator(".exchange").last).to_contain_text("levying War")
 
 
@@ -167,11 +164,10 @@ def test_going_back_leads_to_a_new_conversation(page):
 # Stopping
 
 
-def test_stop_stops_and_keeps_what_was_told(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_stop_stops_and_keeps_what_was_told(page, pace):
+    pace.hold_after(words=3)
     pick(page, "constitution")
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     page.get_by_role("button", name="Stop").click()
     expect(state(page)).to_have_text("Stopped")
     kept = lines(page)
@@ -183,14 +179,13 @@ def test_stop_stops_and_keeps_what_was_told(page, app):
     assert lines(page) == kept
 
 
-def test_a_stopped_text_can_be_read_again(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_a_stopped_text_can_be_read_again(page, pace):
+    pace.hold_after(words=3)
     pick(page, "gettysburg-address")
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     page.get_by_role("button", name="Stop").click()
     expect(state(page)).to_have_text("Stopped")
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     page.get_by_role("button", name="Read it again").click()
     finished(page)
     assert lines(page)[-3:] == summary_of("gettysburg-address")
@@ -220,11 +215,10 @@ def test_what_the_text_does_not_say_is_said_so(page):
     expect(page.locator(".exchange").last).to_contain_text("The text does not say.")
 
 
-def test_a_question_while_something_runs_is_declined_and_kept(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_a_question_while_something_runs_is_declined_and_kept(page, pace):
+    pace.hold_after(words=3)
     pick(page, "constitution")
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     ask(page, "What is treason?")
     expect(page.locator("#hint")).to_contain_text("Something is still running here")
     expect(page.get_by_label("Ask about the text")).to_have_value("What is treason?")
@@ -233,14 +227,14 @@ def test_a_question_while_something_runs_is_declined_and_kept(page, app):
 # When things go wrong
 
 
-def test_a_lost_connection_is_told_and_mended(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
+def test_a_lost_connection_is_told_and_mended(page, pace):
+    pace.hold_after(words=1)
     page.route("**/resume/**", lambda route: route.abort("connectionreset"))
     pick(page, "gettysburg-address")
     expect(page.locator("#doing")).to_have_text(re.compile(r"^Connection lost, trying again in \d+ s$"))
     expect(state(page)).to_have_text("Reconnecting")
     page.unroute("**/resume/**")
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     assert lines(page) == summary_of("gettysburg-address")
 
@@ -249,7 +243,7 @@ def test_a_store_that_is_away_is_told_until_it_is_back(page):
     pick(page, "gettysburg-address")
     finished(page)
     page.route("**/active-session", lambda route: route.fulfill(status=503, json={"error": "The store is away."}))
-    expect(page.locator("#banner")).to_contain_text("cannot reach its store", timeout=15_000)
+    expect(page.locator("#banner")).to_contain_text("cannot reach its store")
     page.unroute("**/active-session")
     expect(page.locator("#banner")).not_to_be_visible(timeout=15_000)
 
@@ -262,8 +256,8 @@ def test_a_store_that_is_away_is_told_until_it_is_back(page):
         ("cancelled", "Stopped", "Stopped."),
     ],
 )
-def test_an_ending_is_told_in_plain_words(page, app, ending, shown, told):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_an_ending_is_told_in_plain_words(page, pace, ending, shown, told):
+    pace.hold_after(words=1)
     body = frames(("token", '{"text": "Four"}'), ("end", f'{{"state": "{ending}"}}'))
     page.route("**/resume/**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     pick(page, "constitution")
@@ -271,8 +265,8 @@ def test_an_ending_is_told_in_plain_words(page, app, ending, shown, told):
     expect(page.locator(".line")).to_have_text("Four")
 
 
-def test_what_is_missing_is_told_where_it_is_missing(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_what_is_missing_is_told_where_it_is_missing(page, pace):
+    pace.hold_after(words=1)
     gap = ("gap", '{"requested": "1-1", "firstAvailable": "1-9"}')
     body = frames(("token", '{"text": "Four"}'), gap, ("token", '{"text": "years"}'), ("end", '{"state": "cancelled"}'))
     page.route("**/resume/**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
@@ -280,8 +274,8 @@ def test_what_is_missing_is_told_where_it_is_missing(page, app):
     expect(page.locator(".told > p")).to_have_text(["Four", re.compile("Something is missing here"), "years"])
 
 
-def test_a_new_attempt_begins_with_a_clean_page(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_a_new_attempt_begins_with_a_clean_page(page, pace):
+    pace.hold_after(words=1)
     body = frames(
         ("token", '{"text": "Wrong"}'),
         ("attempt", '{"attempt": 2}'),
@@ -304,14 +298,14 @@ def test_an_unknown_conversation_says_so_and_leads_on(page):
 
 
 @pytest.mark.parametrize("width", [360, 390])
-def test_a_phone_never_scrolls_sideways(page, app, width):
+def test_a_phone_never_scrolls_sideways(page, pace, width):
     page.set_viewport_size({"width": width, "height": 740})
     assert overflow(page) == 0
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+    pace.hold_after(words=3)
     pick(page, "alice-in-wonderland")
     wait_for_lines(page, 1)
     assert overflow(page) == 0
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     assert overflow(page) == 0
     ask(page, f"What is {'Donaudampfschifffahrt' * 8}?")
@@ -319,12 +313,11 @@ def test_a_phone_never_scrolls_sideways(page, app, width):
     assert overflow(page) == 0
 
 
-def test_the_dock_stays_where_it_is_while_the_text_grows(page, app):
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = SLOW
+def test_the_dock_stays_where_it_is_while_the_text_grows(page, pace):
+    pace.hold_after(words=3)
     pick(page, "constitution")
     wait_for_lines(page, 1)
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = HELD
     before = page.locator("#question").bounding_box()
-    app.config["EXAMPLE_TOKENS_PER_SECOND"] = QUICK
+    pace.go_on()
     finished(page)
     assert page.locator("#question").bounding_box() == pytest.approx(before, abs=1)

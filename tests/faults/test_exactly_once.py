@@ -29,7 +29,6 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_each_follower_has_every_event_once_and_in_order_over_twenty_faults(
     fault: Fault,
     chance: random.Random,

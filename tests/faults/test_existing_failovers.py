@@ -68,7 +68,7 @@ def is_there(viewer: Viewer, conversation: str) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_after_a_failover_new_sessions_are_seen_and_old_ones_followed_on(servers: Any, started: list[Any]) -> None:
     before = servers.program()
     viewer = Viewer(servers.group.uri.replace(f"{CREDENTIALS}@", ""))
@@ -97,7 +97,7 @@ def test_after_a_failover_new_sessions_are_seen_and_old_ones_followed_on(servers
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_session_whose_slot_moves_stays_and_is_followed_on(started: list[Any]) -> None:
     servers = OnCluster(5000)
     try:

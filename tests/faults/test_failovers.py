@@ -116,7 +116,7 @@ def fault(request: pytest.FixtureRequest, conversation_id: str) -> Iterator[Faul
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_each_follower_has_every_event_once_and_in_order_over_failovers_and_resharding(
     fault: Fault,
     chance: random.Random,

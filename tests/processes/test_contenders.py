@@ -102,7 +102,7 @@ def living(sessionstatus: SessionStatus, namespace: str) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_of_a_hundred_contenders_in_ten_processes_exactly_five_get_a_place(
     contenders: Callable[..., Contenders], sessionstatus: SessionStatus
 ) -> None:
@@ -123,7 +123,7 @@ def test_of_a_hundred_contenders_in_ten_processes_exactly_five_get_a_place(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_place_that_a_killed_process_took_is_nobodys_and_comes_back(
     contenders: Callable[..., Contenders], sessionstatus: SessionStatus, storage: str
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_place_that_a_killed_process_took_is_nobodys_and_comes_back(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_sixteen_processes_write_five_hundred_turns_each_in_one_order(
     contenders: Callable[..., Contenders], sessionstatus: SessionStatus
 ) -> None:
@@ -171,7 +171,7 @@ def test_sixteen_processes_write_five_hundred_turns_each_in_one_order(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_delete_in_the_middle_ends_all_writers_and_nothing_comes_back(
     contenders: Callable[..., Contenders], sessionstatus: SessionStatus, storage: str
 ) -> None:
@@ -196,7 +196,7 @@ def test_a_delete_in_the_middle_ends_all_writers_and_nothing_comes_back(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_what_processes_counted_is_exact_once_they_have_ended(
     contenders: Callable[..., Contenders], sessionstatus: SessionStatus
 ) -> None:

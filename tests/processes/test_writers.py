@@ -88,7 +88,7 @@ def events(client: Client, task_id: str) -> list[tuple[str | None, str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_eight_processes_write_a_thousand_events_and_turns_each_and_every_reader_sees_the_same(
     serve: Callable[..., Gunicorn], storage: str, conversation_id: str, writers: Writers
 ) -> None:
