@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from servers import RedisServer, executable, newest
 from topologies import AclGroup, ClusterGroup, Group, SentinelGroup, SocketGroup, TlsGroup
 
 from flask_sessionstatus.stores.base import Limits, Store
+
+# redis-py looks its version up among the installed packages for each connection that is made: here thousands.
+redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
 
 TESTS = Path(__file__).parent
 KINDS = ("memory", "redis-6.2", "redis-7", "fallback", "fallback-away", "acl", "cluster", "sentinel")

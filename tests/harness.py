@@ -34,7 +34,7 @@ from flask_sessionstatus.stores.bounds import STEP
 from flask_sessionstatus.stores.fallback import FallbackStore
 from flask_sessionstatus.stores.memory import MemoryStore
 from flask_sessionstatus.stores.redis import RedisStore, connect
-from flask_sessionstatus.stores.redis.calls import scripts
+from flask_sessionstatus.stores.redis.calls import Scripts
 
 T = TypeVar("T")
 Client = redis.Redis | EveryNode
@@ -97,16 +97,25 @@ class Clock:
         self.now = START
         self._client = client
         self._lefts: list[bytes] = []
+        self._ticks = 0
         self.move(0)
 
     def __call__(self) -> int:
         return self.now
 
+    def tick(self) -> None:
+        """Move on by a ms; what expires follows with the next move, for that takes long where many keys are."""
+        self.now += 1
+        self._ticks += 1
+        if self._client is not None:
+            self._client.set("test:clock", self.now)
+
     def move(self, ms: int) -> None:
         self.now += ms
         if self._client is None:
             return
-        command: tuple[Any, ...] = ("EVAL", _MOVE, 0, ms, *self._lefts)
+        command: tuple[Any, ...] = ("EVAL", _MOVE, 0, ms + self._ticks, *self._lefts)
+        self._ticks = 0
         if isinstance(self._client, EveryNode):
             self._lefts = [part for told in self._client.everywhere(*command) for part in told]
         else:
@@ -124,10 +133,17 @@ class WrittenClock(Clock):
         self._stores = stores
         super().__init__(client)
 
+    def tick(self) -> None:
+        super().tick()
+        self._write()
+
     def move(self, ms: int) -> None:
         super().move(ms)
+        self._write()
+
+    def _write(self) -> None:
         for store in self._stores:
-            store._calls._scripts = scripts(self.lua)  # type: ignore[attr-defined]
+            store._calls._scripts = Scripts(self.lua)  # type: ignore[attr-defined]
 
     @property
     def lua(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from flask_sessionstatus.stores.redis import RedisStore
-from flask_sessionstatus.stores.redis.calls import CLOCK, Script, scripts
+from flask_sessionstatus.stores.redis.calls import CLOCK, SCRIPTS, Script
 from flask_sessionstatus.stores.redis.node import Argument
 from flask_sessionstatus.stores.redis.servers import KeyedCommand, Servers
 
@@ -134,7 +134,7 @@ class Watched(Servers):
 
 def watch(store: RedisStore, clock: str = CLOCK) -> Watched:
     """Let a store's scripts count from now on."""
-    counted = {name: Counted(name, clock) for name in scripts()}
+    counted = {name: Counted(name, clock) for name in SCRIPTS}
     names = {text: name for name, script in counted.items() for text in (script.sha, script.text)}
     watched = Watched(store._calls.servers, names)
     store._calls._scripts = dict(counted)

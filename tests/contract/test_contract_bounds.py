@@ -31,7 +31,7 @@ def many_sessions(store: Store, clock: Clock, count: int = MANY) -> list[str]:
     """Idle sessions of one conversation, the oldest first, each a ms after the one before."""
     names = [f"s{number:03}" for number in range(count)]
     for name in names:
-        clock.move(1)
+        clock.tick()
         store.create_session(a_session(name))
     return names
 
@@ -82,11 +82,11 @@ def test_a_task_brings_its_session_back(store: Store, clock: Clock) -> None:
     clock.move(10)
     job.end(result="1")
     for number in range(MANY):
-        clock.move(1)
+        clock.tick()
         store.create_session(a_session(f"later {number}"))
     assert shown(store) == old, "It has the latest epoch."
     for number in range(MANY):
-        clock.move(1)
+        clock.tick()
         begin(store, a_session(f"later {number}"), a_task(f"later {number}")).end()
     assert old not in store.snapshot("c1").sessions
     session = store.session(old)
@@ -145,12 +145,12 @@ def test_a_conversation_stays_its_owners_however_many_sessions_it_gets(store: St
 def test_tasks_that_were_lost_come_back_wherever_their_sessions_are(store: Store, clock: Clock) -> None:
     jobs = []
     for number in range(MANY):
-        clock.move(1)
+        clock.tick()
         jobs.append(begin(store, a_session(f"s{number:03}"), a_task(f"t{number:03}")))
     clock.move(LEASE_MS + 1)
     many_sessions(store, clock, 5)
     for number in range(MANY):
-        clock.move(1)
+        clock.tick()
         begin(store, a_session(f"later {number}"), a_task(f"later {number}")).end()
     assert "s010" not in store.snapshot("c1").sessions
     assert jobs[10].task.state is TaskState.LOST
@@ -212,7 +212,7 @@ def test_all_live_tasks_are_seen_however_many_sessions_they_are_in(store: Store,
     many_sessions(store, clock)
     jobs = []
     for n in range(LIVE_TASKS):
-        clock.move(1)
+        clock.tick()
         jobs.append(begin(store, a_session(f"live {n}"), a_task(f"t{n}")))
     snapshot = store.snapshot("c1")
     assert {task_id for task_id, task in snapshot.tasks.items() if snapshot.is_live(task)} == {
@@ -242,7 +242,7 @@ def test_of_a_session_so_many_tasks_are_kept(store: Store, clock: Clock) -> None
     running = begin(store, task=a_task("running"))
     jobs = []
     for n in range(TASKS + 10):
-        clock.move(1)
+        clock.tick()
         jobs.append(begin(store, task=a_task(f"t{n}")))
         jobs[-1].append(["a"], end=None)
         jobs[-1].end()
@@ -267,7 +267,7 @@ def test_a_ticket_brings_back_no_task_that_was_let_go(store: Store, clock: Clock
     waiting = begin(store, task=a_task("waiting", pending=True, leased=False))
     waiting.cancel()
     for n in range(TASKS):
-        clock.move(1)
+        clock.tick()
         begin(store, task=a_task(f"t{n}")).end()
     assert store.task("s1", "waiting") is None
     clock.move(Limits().max_pending_age - 5000)

@@ -24,7 +24,7 @@ def sessions_with_a_task(store: Store, clock: Clock, count: int = MANY, prefix: 
     names = [f"{prefix}{number:03}" for number in range(count)]
     for name in names:
         begin(store, a_session(name), a_task(f"task of {name}")).end()
-        clock.move(1)
+        clock.tick()
     return names
 
 
@@ -97,7 +97,7 @@ def test_a_task_that_ended_in_an_outage_makes_its_stowed_session_recent(rig: Rig
     assert "done" in snapshot.tasks
     assert len(snapshot.sessions) == RECENT_SESSIONS
     for number in range(MANY):
-        rig.clock.move(1)
+        rig.clock.tick()
         begin(rig.plain, a_session(f"later {number}"), a_task(f"later {number}")).end()
     assert "s005" not in rig.plain.snapshot("c1").sessions
     assert rig.plain.result("s005", "done") == '"42"'

@@ -126,7 +126,9 @@ class Job:
 
     def _is(self, state: TaskState) -> bool:
         with suppress(StoreUnavailable):  # one that was away a moment ago is not asked by everybody at once
-            return self.task.state is state
+            found = self.publisher.state.store.task(self.ref.session_id, self.ref.task_id)
+            # A store that lost everything knows it again once somebody says so.
+            return found is not None and found.state is state
         return False
 
     def stop(self) -> Task:

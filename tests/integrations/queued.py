@@ -122,7 +122,9 @@ class Puppet:
 
     def _is(self, state: str) -> bool:
         with suppress(StoreUnavailable):  # one that was away a moment ago is not asked by everybody at once
-            return self.state == state
+            found = self.host.state.store.task(self.ref.session_id, self.ref.task_id)
+            # A store that lost everything knows it again once somebody says so.
+            return found is not None and found.state.value == state
         return False
 
     def has_ended_once(self, state: str, error_type: str | None = None) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 import time
 
+from conversations import tasks
 from host import OWNER, app, count, sessionstatus
 
 from flask_sessionstatus import TaskRunning
 
-SPREAD = 2.0
+TOGETHER = int(os.environ.get("TOGETHER", "0"))
 
 
 def say(**told: object) -> None:
@@ -28,13 +28,13 @@ def wait_for_the_end_of(pipe: int) -> None:
     os.read(pipe, 1)
 
 
-def with_one_key(conversation_id: str, leave: int) -> None:
+def with_one_key(conversation_id: str, leave: int, number: int) -> None:
     task = count.with_options(namespace_id=OWNER, idempotency_key="once").start(conversation_id, 3, 0.0, 0.0)
     say(task=task.task_id, session=task.session_id)
     wait_for_the_end_of(leave)
 
 
-def rejecting(conversation_id: str, leave: int) -> None:
+def rejecting(conversation_id: str, leave: int, number: int) -> None:
     try:
         with sessionstatus.run(conversation_id, namespace_id=OWNER, if_running="reject") as run:
             say(task=run.task_id, refused=False)
@@ -43,37 +43,44 @@ def rejecting(conversation_id: str, leave: int) -> None:
         say(task=error.ids["taskId"], refused=True)
 
 
-def replacing(conversation_id: str, leave: int) -> None:
-    """Some at the same moment, some while another works."""
-    time.sleep(random.choice([0, random.uniform(0, SPREAD)]))
+def replacing(conversation_id: str, leave: int, number: int) -> None:
+    if number >= TOGETHER:
+        wait_until_one_works(conversation_id, number)
     with sessionstatus.run(conversation_id, namespace_id=OWNER, if_running="replace") as run:
         since = time.monotonic()
         if not run.cancelled:
-            say(task=run.task_id, working=True)
+            run.emit("working")
             run.wait_cancelled()
-            say(task=run.task_id, working=False, since=since, until=time.monotonic())
+            say(task=run.task_id, since=since, until=time.monotonic())
         run.check_cancelled()
+
+
+def wait_until_one_works(conversation_id: str, number: int) -> None:
+    """Wait until the last of so many tasks has emitted something."""
+    store = app.extensions["sessionstatus"].store
+    while len(found := tasks(store, conversation_id)) < number or not found[-1].tail:
+        time.sleep(0.02)
 
 
 WAYS = {each.__name__: each for each in (with_one_key, rejecting, replacing)}
 
 
-def start(conversation_id: str, how: str, go: int, leave: int) -> None:
+def start(conversation_id: str, how: str, go: int, leave: int, number: int) -> None:
     with app.app_context():
         wait_for_the_end_of(go)
-        WAYS[how](conversation_id, leave)
+        WAYS[how](conversation_id, leave, number)
         assert sessionstatus.shutdown(5)
 
 
 def main(conversation_id: str, children: int, how: str) -> None:
     (go, let_go), (leave, let_leave) = os.pipe(), os.pipe()
-    for _ in range(children):
+    for number in range(children):
         if os.fork() == 0:
             status = 1
             try:
                 os.close(let_go)
                 os.close(let_leave)
-                start(conversation_id, how, go, leave)
+                start(conversation_id, how, go, leave, number)
                 status = 0
             finally:
                 os._exit(status)

@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 from processes.client import wait_until
+from processes.conversations import tasks
 
 from flask_sessionstatus.models import ORIGIN, Task, TaskState
 from flask_sessionstatus.stores import Limits, Store, store_from_uri
 from flask_sessionstatus.stores.base import TaskRef
 
 PROCESSES = 50
+TOGETHER = 40
+"""So many replace each other at the same moment; of the others each replaces one that works."""
+
 SETTINGS = {"LEASE": 10, "HEARTBEAT": 1}
 
 
@@ -27,10 +31,11 @@ class Starters:
 
     def __init__(self, storage: str, conversation_id: str, how: str) -> None:
         settings = {**SETTINGS, "STORAGE_URI": storage}
+        environment = {f"FLASK_SESSIONSTATUS_{name}": str(value) for name, value in settings.items()}
         self.process = subprocess.Popen(
             [sys.executable, "starters.py", conversation_id, str(PROCESSES), how],
             cwd=Path(__file__).parent,
-            env={**os.environ, **{f"FLASK_SESSIONSTATUS_{name}": str(value) for name, value in settings.items()}},
+            env={**os.environ, **environment, "TOGETHER": str(TOGETHER)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -79,14 +84,6 @@ def store(storage: str) -> Iterator[Store]:
     store = store_from_uri(storage, Limits())
     yield store
     store.close()
-
-
-def tasks(store: Store, conversation_id: str) -> list[Task]:
-    """All tasks of a conversation, in the order in which they began."""
-    found = [
-        task for session_id in store.snapshot(conversation_id).sessions for task in store.tasks(session_id, 100) or ()
-    ]
-    return sorted(found, key=lambda task: task.epoch)
 
 
 def test_one_idempotency_key_starts_one_task_and_all_are_told_of_it(
@@ -138,8 +135,8 @@ def test_of_those_who_replace_each_other_exactly_one_runs_in_the_end_and_no_two_
     assert last.cancel_requested_at is None
     store.cancel(TaskRef(conversation_id, last.session_id, last.task_id))
     said = processes.leave()
-    worked = sorted((each["since"], each["until"], each["task"]) for each in said if not each["working"])
-    assert len(worked) > 5
+    worked = sorted((each["since"], each["until"], each["task"]) for each in said)
+    assert len(worked) > PROCESSES - TOGETHER
     assert worked[-1][2] == last.task_id
     assert all(until <= since for (_, until, _), (since, _, _) in pairwise(worked))
     began = [task for task in tasks(store, conversation_id) if any(task.task_id == name for _, _, name in worked)]

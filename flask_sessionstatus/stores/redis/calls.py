@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -58,16 +59,28 @@ class Script:
     """A script's text and hash. `clock` is the Lua expression for the server's time as {seconds, microseconds}."""
 
     def __init__(self, name: str, clock: str) -> None:
-        folder = files(__package__) / "lua"
-        own = (folder / f"{name}.lua").read_text(encoding="utf-8")
-        common = "" if own.startswith(ALONE) else BOUNDS + (folder / "common.lua").read_text(encoding="utf-8")
-        self.text = (common + own).replace(CLOCK, clock)
+        self.text = _source(name).replace(CLOCK, clock)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-def scripts(clock: str = CLOCK) -> dict[str, Script]:
-    """All scripts by name."""
-    return {name: Script(name, clock) for name in SCRIPTS}
+@cache
+def _source(name: str) -> str:
+    """A script as it lies in its file, behind what all have in common."""
+    folder = files(__package__) / "lua"
+    own = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    return own if own.startswith(ALONE) else BOUNDS + (folder / "common.lua").read_text(encoding="utf-8") + own
+
+
+class Scripts(dict[str, Script]):
+    """The scripts by name, each made when it is first asked for."""
+
+    def __init__(self, clock: str = CLOCK) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def __missing__(self, name: str) -> Script:
+        script = self[name] = Script(name, self._clock)
+        return script
 
 
 class Calls:
@@ -76,7 +89,7 @@ class Calls:
     def __init__(self, servers: Servers, counting: Counting, clock: str) -> None:
         self.servers = servers
         self._counting = counting
-        self._scripts = scripts(clock)
+        self._scripts = Scripts(clock)
 
     def reach(self) -> None:
         """Return if every server answers. Raises StoreUnavailable."""
