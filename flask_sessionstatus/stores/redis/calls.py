@@ -59,16 +59,15 @@ class Script:
     """A script's text and hash. `clock` is the Lua expression for the server's time as {seconds, microseconds}."""
 
     def __init__(self, name: str, clock: str) -> None:
-        self.text = _source(name).replace(CLOCK, clock)
+        own = _file(name)
+        common = "" if own.startswith(ALONE) else BOUNDS + _file("common")
+        self.text = (common + own).replace(CLOCK, clock)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 @cache
-def _source(name: str) -> str:
-    """A script as it lies in its file, behind what all have in common."""
-    folder = files(__package__) / "lua"
-    own = (folder / f"{name}.lua").read_text(encoding="utf-8")
-    return own if own.startswith(ALONE) else BOUNDS + (folder / "common.lua").read_text(encoding="utf-8") + own
+def _file(name: str) -> str:
+    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 class Scripts(dict[str, Script]):
