@@ -93,7 +93,7 @@ def add_conversations(blueprint: Blueprint) -> None:
                 return shed_or_nothing(state)
             task, gone = _named(state, cursor, latest, snapshot, [session_id])
         except StoreUnavailable as error:
-            return shed(error)
+            return shed(state, error)
         return stream(state, namespace, task, cursor, gone)
 
     @blueprint.route(f"{CONVERSATION}/stream")
@@ -111,7 +111,7 @@ def add_conversations(blueprint: Blueprint) -> None:
             first = snapshot.task(active) if active is not None else None
             task, gone = _named(state, cursor, first, snapshot, snapshot.sessions)
         except StoreUnavailable as error:
-            return shed(error)
+            return shed(state, error)
         return stream(state, namespace, task, cursor, gone)
 
     @blueprint.route(f"{CONVERSATION}/stop", methods=["POST"])

@@ -95,12 +95,12 @@ def stream(
     if not can_follow:
         if task.wire == "ai-sdk":
             raise StoreUnavailable("These events can be read once Redis is back. Try again in a moment.")
-        return Response(wire.opening(), 200, headers, mimetype=EVENT_STREAM)
+        return Response(wire.opening(hub.shedding.retry()), 200, headers, mimetype=EVENT_STREAM)
     channel = hub.enter(ref)
     if channel is None and task.wire == "ai-sdk":
         raise StoreUnavailable("This process follows as many streams as it can. Try again in a moment.")
     if channel is None:
-        return Response(wire.opening(), 200, headers, mimetype=EVENT_STREAM)
+        return Response(wire.opening(hub.shedding.retry()), 200, headers, mimetype=EVENT_STREAM)
     follower = Follower(
         hub, channel, after, wire, allowed=still_allowed(state, namespace, task.conversation_id), gone=gone
     )
@@ -135,12 +135,13 @@ def nothing_more() -> Response:
 
 def shed_or_nothing(state: AppState) -> Response:
     """204, which is for good; but while the store is away or only just back, something may run that is not known."""
-    return shed(recovering()) if state.store.recovering else nothing_more()
+    return shed(state, recovering()) if state.store.recovering else nothing_more()
 
 
-def shed(error: StoreUnavailable) -> Response:
+def shed(state: AppState, error: StoreUnavailable) -> Response:
     """The answer to a stream while the store is away: an EventSource must be told to come back, never an error
     status."""
     if not wants_stream():
         raise error
-    return Response(WIRES["sse"].opening(), 200, STREAM_HEADERS, mimetype=EVENT_STREAM)
+    retry = state.engine.hub.shedding.retry()
+    return Response(WIRES["sse"].opening(retry), 200, STREAM_HEADERS, mimetype=EVENT_STREAM)

@@ -91,7 +91,7 @@ def add_tasks(blueprint: Blueprint) -> None:
         try:
             _, task = _find(session_id, task_id)
         except StoreUnavailable as error:
-            return shed(error)
+            return shed(state, error)
         if wants_stream():
             return stream(state, caller(state), task, cursor, None)
         wait = min(query.get("wait", 0.0), state.settings.max_wait)

@@ -17,6 +17,7 @@ from ..errors import StoreUnavailable
 from ..models import ORIGIN, Cursor, Event
 from ..stores import bounds
 from ..stores.base import STANDS, Page, Store, TaskRef, Wakeups
+from .shedding import Shedding
 
 PAGE = bounds.STEP
 KEPT = 1000
@@ -183,6 +184,7 @@ class Hub:
         self._wakeups: Wakeups | None = None
         self._closed = False
         self._abandoned: deque[Channel] = deque()
+        self.shedding = Shedding(monotonic)
 
     @property
     def closed(self) -> bool:

@@ -9,6 +9,7 @@ from harness import LEASE_MS, Job
 from hosts import Host, MakeHost, events, frames
 
 from flask_sessionstatus.stores.base import Change, End
+from flask_sessionstatus.streaming.shedding import RATE
 
 
 def finished(host: Host, count: int = 3, **fields: Any) -> Job:
@@ -235,6 +236,17 @@ def test_past_the_bound_a_stream_is_shed_with_200_and_retry(make_host: MakeHost)
     assert page.headers["Retry-After"]
     first.close()
     assert host.state.engine.hub.followers == 0
+
+
+def test_a_crowd_past_the_bound_is_told_to_come_back_a_few_at_a_time(make_host: MakeHost) -> None:
+    host = make_host(max_followers=1)
+    host.begin().append(["a"])
+    first = host.get("/conversations/c1/stream")
+    for _ in range(20 * RATE):
+        host.state.engine.hub.shedding.retry()
+    told = host.get("/conversations/c1/stream").data
+    assert 10_000 < int(told.removeprefix(b"retry: ")) <= 20_010
+    first.close()
 
 
 def test_the_ai_sdks_stream_has_bare_data_frames_and_done(host: Host) -> None:
