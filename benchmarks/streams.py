@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import random
 import selectors
 import socket
 import statistics
@@ -240,6 +239,7 @@ class Crowd:
         self._port = port
         self._paths = paths
         self._waiting: list[tuple[float, int]] = []
+        self._retry = [1.0] * len(paths)
         self._rest = [b""] * len(paths)
         self._last = [b""] * len(paths)
         until = time.monotonic() + ARRIVAL
@@ -281,7 +281,7 @@ class Crowd:
                     if not self.ended[key.data]:
                         self.again += 1
                         self.following[key.data] = False
-                        heappush(self._waiting, (time.monotonic() + random.uniform(0.8, 1.6), key.data))
+                        heappush(self._waiting, (time.monotonic() + self._retry[key.data], key.data))
                 else:
                     self._take(key.data, chunk)
 
@@ -290,6 +290,8 @@ class Crowd:
         for line in lines:
             if line == b"event: status":
                 self.following[number] = True
+            elif line.startswith(b"retry: "):
+                self._retry[number] = int(line[7:]) / 1000
             elif line.startswith(b"id: "):
                 self.received[number] += 1
                 self.wrong += int(line.rpartition(b"-")[2]) != self.received[number]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import NotFound, StoreUnavailable
 from ..models import ORIGIN, Cursor, Event, Task, TaskState
 from ..stores.base import Page
-from .frames import RETRY_MS, Wire, end_data
+from .frames import Wire, end_data
 from .hub import Channel, Hub
 
 PING = 15.0
@@ -231,7 +231,7 @@ class TaskFrames:
                 return
             if step is None or not step.items:
                 self._hub.wait(self._channel, version, self._patience(step, wrote + PING - now, now))
-        yield self._wire.closing(self._hub.shedding.retry() if self._hub.closed else RETRY_MS)
+        yield self._wire.closing(self._hub.shedding.retry() if self._hub.closed else None)
 
     def _encode(self, step: Step) -> bytes:
         frames: list[bytes] = []

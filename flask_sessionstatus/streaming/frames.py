@@ -21,15 +21,16 @@ class Wire(ABC):
 
     headers: ClassVar[Mapping[str, str]] = {}
 
-    def opening(self, retry: int = RETRY_MS) -> bytes:
-        """The first bytes of a stream, and all of one that is shed: after how many ms the client comes back."""
-        return f"retry: {retry}\n".encode()
+    def opening(self, retry: int | None = None) -> bytes:
+        """The first bytes of a stream, and all of one that is shed: after how many ms, else RETRY_MS, the client is to
+        come back when it is closed."""
+        return f"retry: {RETRY_MS if retry is None else retry}\n".encode()
 
     def ping(self) -> bytes:
         return b": ping\n"
 
-    def closing(self, retry: int = RETRY_MS) -> bytes:
-        """The last bytes of a stream that is closed before its end; after `retry` ms the client goes on elsewhere."""
+    def closing(self, retry: int | None = None) -> bytes:
+        """The last bytes of a stream that is closed before its end; the client goes on elsewhere."""
         return self.opening(retry)
 
     @abstractmethod
@@ -74,7 +75,7 @@ class UiMessageStream(Wire):
 
     headers: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
-    def closing(self, retry: int = RETRY_MS) -> bytes:
+    def closing(self, retry: int | None = None) -> bytes:
         # To these clients a clean close is a finished answer.
         part = {"type": "error", "errorText": "The stream was closed here; it can be resumed."}
         return f"data: {to_json(part)}\n\n".encode()
@@ -109,7 +110,7 @@ class JsonFrames(Wire):
     Keeping the connection alive, and the way it is closed, are not of this wire.
     """
 
-    def opening(self, retry: int = RETRY_MS) -> bytes:
+    def opening(self, retry: int | None = None) -> bytes:
         return b""
 
     def ping(self) -> bytes:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .frames import RETRY_MS
+from . import frames
 
 RATE = 100
 LONGEST = 30_000
@@ -35,6 +35,6 @@ class Shedding:
             self._under_way = max(0.0, self._under_way - RATE * (now - self._at)) + 1
             self._at = now
             last = int(1000 * self._under_way / RATE)
-        if last <= RETRY_MS:
-            return RETRY_MS
-        return last if last <= LONGEST else random.randint(RETRY_MS, LONGEST)
+        if last <= LONGEST:
+            return max(frames.RETRY_MS, last)
+        return random.randint(frames.RETRY_MS, LONGEST)
