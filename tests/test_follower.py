@@ -16,10 +16,11 @@ from flask_sessionstatus.stores.base import Limits, Page, Wakeups
 from flask_sessionstatus.stores.memory import MemoryStore
 from flask_sessionstatus.stores.redis.wakeups import RedisWakeups
 from flask_sessionstatus.streaming.follower import Ended, Follower, Gap, Item, Permission, Reader, TaskFrames
-from flask_sessionstatus.streaming.frames import WIRES
+from flask_sessionstatus.streaming.frames import WIRES, JsonFrames
 from flask_sessionstatus.streaming.hub import BROKEN_TICK, TICK, Channel, Hub
+from flask_sessionstatus.streaming.shedding import PER_SECOND
 
-SSE = WIRES["sse"]
+SSE, AI_SDK = WIRES["sse"], WIRES["ai-sdk"]
 
 
 @pytest.fixture
@@ -299,6 +300,27 @@ def test_a_closed_hub_ends_its_followers_with_retry(store: MemoryStore, hub: Hub
     assert b"".join(follower) == b"retry: 1000\n"
     assert hub.enter(job.ref) is None
     follower.close()
+
+
+def test_the_followers_of_a_closed_hub_come_back_a_few_at_a_time(store: MemoryStore) -> None:
+    hub = Hub(store, 1000)
+    job = begin(store)
+    job.append(["a"])
+    followers = [
+        Follower(hub, enter(hub, job), ORIGIN, wire)
+        for wire, count in ((AI_SDK, PER_SECOND), (JsonFrames(), PER_SECOND), (SSE, 2 * PER_SECOND))
+        for _ in range(count)
+    ]
+    for follower in followers:
+        for _ in range(2):
+            next(follower)
+    hub.close()
+    rests = [b"".join(follower) for follower in followers]
+    told = [int(rest.removeprefix(b"retry: ")) for rest in rests[2 * PER_SECOND :]]
+    assert (told[0], told) == (1000, sorted(told)), "Only those who are told when to come back count."
+    assert 2000 < told[-1] <= 3000
+    for follower in followers:
+        follower.close()
 
 
 def test_a_follower_that_waits_ends_at_once_when_it_is_stopped(store: MemoryStore) -> None:

@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
+import pytest
 from harness import Clock
 
-from flask_sessionstatus.streaming.shedding import LONGEST, RATE, Shedding
+from flask_sessionstatus.streaming.shedding import LATEST_MS, PER_SECOND, STEP_MS, Shedding
+
+IN_TIME = PER_SECOND * LATEST_MS // 1000
+"""So many can be told to come back one after the other."""
 
 
-def test_a_few_come_back_after_a_second() -> None:
-    shedding = Shedding(Clock().monotonic)
-    assert {shedding.retry() for _ in range(RATE)} == {1000}
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
-def test_a_crowd_comes_back_a_few_at_a_time() -> None:
-    shedding = Shedding(Clock().monotonic)
-    returns = [shedding.retry() for _ in range(20 * RATE)]
-    assert (min(returns), max(returns)) == (1000, 20_000)
-    assert max(Counter(each // 1000 for each in returns).values()) <= 2 * RATE
+@pytest.fixture
+def shedding(clock: Clock) -> Shedding:
+    return Shedding(clock.monotonic, random.Random(5))
 
 
-def test_nobody_stays_away_for_longer_than_half_a_minute() -> None:
-    shedding = Shedding(Clock().monotonic)
-    returns = [shedding.retry() for _ in range(90 * RATE)]
-    assert max(returns) <= LONGEST
-    assert max(Counter(each // 1000 for each in returns).values()) < 5 * RATE
+def most_at_once(laters: list[int]) -> int:
+    return max(Counter(laters).values())
 
 
-def test_a_crowd_that_has_passed_makes_nobody_wait() -> None:
-    clock = Clock()
-    shedding = Shedding(clock.monotonic)
-    for _ in range(20 * RATE):
-        shedding.retry()
-    clock.move(20_000)
-    assert shedding.retry() == 1000
+def test_a_few_come_back_as_usual(shedding: Shedding) -> None:
+    assert {shedding.later() for _ in range(10)} == {0}
 
 
-def test_those_who_come_back_too_soon_are_spread_further() -> None:
-    clock = Clock()
-    shedding = Shedding(clock.monotonic)
-    longest = []
+def test_a_crowd_comes_back_a_few_at_a_time(shedding: Shedding) -> None:
+    laters = [shedding.later() for _ in range(20 * PER_SECOND)]
+    assert laters == sorted(laters)
+    assert most_at_once(laters) == PER_SECOND * STEP_MS // 1000
+    assert max(laters) == 20_000 - STEP_MS
+
+
+def test_of_a_larger_crowd_nobody_stays_away_for_longer(shedding: Shedding) -> None:
+    laters = [shedding.later() for _ in range(3 * IN_TIME)]
+    assert max(laters) == LATEST_MS
+    assert most_at_once(laters) < 10 * PER_SECOND * STEP_MS // 1000
+
+
+@pytest.mark.parametrize("count", [20 * PER_SECOND, 3 * IN_TIME])
+def test_a_crowd_that_has_passed_makes_nobody_wait(clock: Clock, shedding: Shedding, count: int) -> None:
+    for _ in range(count):
+        shedding.later()
+    clock.move(LATEST_MS + STEP_MS)
+    assert shedding.later() == 0
+
+
+def test_those_who_come_back_too_soon_are_spread_further(clock: Clock, shedding: Shedding) -> None:
+    latest = []
     for _ in range(4):
-        longest.append(max(shedding.retry() for _ in range(5 * RATE)))
+        latest.append(max(shedding.later() for _ in range(5 * PER_SECOND)))
         clock.move(1000)
-    assert longest == [5000, 9000, 13_000, 17_000]
+    assert latest == [4900, 8900, 12_900, 16_900]

@@ -95,12 +95,12 @@ def stream(
     if not can_follow:
         if task.wire == "ai-sdk":
             raise StoreUnavailable("These events can be read once Redis is back. Try again in a moment.")
-        return Response(wire.opening(hub.shedding.retry()), 200, headers, mimetype=EVENT_STREAM)
+        return Response(wire.opening(hub.shedding.later()), 200, headers, mimetype=EVENT_STREAM)
     channel = hub.enter(ref)
     if channel is None and task.wire == "ai-sdk":
         raise StoreUnavailable("This process follows as many streams as it can. Try again in a moment.")
     if channel is None:
-        return Response(wire.opening(hub.shedding.retry()), 200, headers, mimetype=EVENT_STREAM)
+        return Response(wire.opening(hub.shedding.later()), 200, headers, mimetype=EVENT_STREAM)
     follower = Follower(
         hub, channel, after, wire, allowed=still_allowed(state, namespace, task.conversation_id), gone=gone
     )
@@ -143,5 +143,5 @@ def shed(state: AppState, error: StoreUnavailable) -> Response:
     status."""
     if not wants_stream():
         raise error
-    retry = state.engine.hub.shedding.retry()
-    return Response(WIRES["sse"].opening(retry), 200, STREAM_HEADERS, mimetype=EVENT_STREAM)
+    opening = WIRES["sse"].opening(state.engine.hub.shedding.later())
+    return Response(opening, 200, STREAM_HEADERS, mimetype=EVENT_STREAM)

@@ -231,7 +231,7 @@ class TaskFrames:
                 return
             if step is None or not step.items:
                 self._hub.wait(self._channel, version, self._patience(step, wrote + PING - now, now))
-        yield self._wire.closing(self._hub.shedding.retry() if self._hub.closed else None)
+        yield self._wire.closing(self._hub.shedding.later) if self._hub.closed else self._wire.closing()
 
     def _encode(self, step: Step) -> bytes:
         frames: list[bytes] = []

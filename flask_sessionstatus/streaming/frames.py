@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from ..models import Cursor, Event, Task, TaskState, to_json
@@ -21,17 +21,18 @@ class Wire(ABC):
 
     headers: ClassVar[Mapping[str, str]] = {}
 
-    def opening(self, retry: int | None = None) -> bytes:
-        """The first bytes of a stream, and all of one that is shed: after how many ms, else RETRY_MS, the client is to
-        come back when it is closed."""
-        return f"retry: {RETRY_MS if retry is None else retry}\n".encode()
+    def opening(self, later: int = 0) -> bytes:
+        """The first bytes of a stream, and all of one that is shed: once it is closed, the client comes back after
+        RETRY_MS, or so many ms later."""
+        return f"retry: {RETRY_MS + later}\n".encode()
 
     def ping(self) -> bytes:
         return b": ping\n"
 
-    def closing(self, retry: int | None = None) -> bytes:
-        """The last bytes of a stream that is closed before its end; the client goes on elsewhere."""
-        return self.opening(retry)
+    def closing(self, later: Callable[[], int] = lambda: 0) -> bytes:
+        """The last bytes of a stream that is closed before its end; the client goes on elsewhere. `later` is asked, if
+        this wire says so, how much later than usual (ms)."""
+        return self.opening(later())
 
     @abstractmethod
     def event(self, event: Event) -> bytes:
@@ -75,7 +76,7 @@ class UiMessageStream(Wire):
 
     headers: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
-    def closing(self, retry: int | None = None) -> bytes:
+    def closing(self, later: Callable[[], int] = lambda: 0) -> bytes:
         # To these clients a clean close is a finished answer.
         part = {"type": "error", "errorText": "The stream was closed here; it can be resumed."}
         return f"data: {to_json(part)}\n\n".encode()
@@ -110,10 +111,13 @@ class JsonFrames(Wire):
     Keeping the connection alive, and the way it is closed, are not of this wire.
     """
 
-    def opening(self, retry: int | None = None) -> bytes:
+    def opening(self, later: int = 0) -> bytes:
         return b""
 
     def ping(self) -> bytes:
+        return b""
+
+    def closing(self, later: Callable[[], int] = lambda: 0) -> bytes:
         return b""
 
     def event(self, event: Event) -> bytes:

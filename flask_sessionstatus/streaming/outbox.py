@@ -152,13 +152,16 @@ class Outbox:
     def flush(self, entry: Entry, timeout: float | None = None) -> bool:
         """Wait until all that was handed over is stored; False when the time (s) ran out first."""
         until = None if timeout is None else self._monotonic() + timeout
-        with self._lock, self._waiting(entry):
-            while not entry.settled:
-                left = None if until is None else until - self._monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._progress.wait(left)
-            return True
+        with self._lock:
+            if entry.settled or (timeout is not None and timeout <= 0):
+                return entry.settled
+            with self._waiting(entry):
+                while not entry.settled:
+                    left = None if until is None else until - self._monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._progress.wait(left)
+                return True
 
     def wait_while_reachable(self, entry: Entry, timeout: float) -> bool:
         """As flush, but returns at once when the store cannot be reached."""
@@ -175,8 +178,7 @@ class Outbox:
     def _waiting(self, entry: Entry) -> Iterator[None]:
         """Somebody waits until the entry is settled: what it has to say goes at once."""
         entry.waiters += 1
-        if not entry.settled:
-            self._touch(entry)
+        self._touch(entry)
         try:
             yield
         finally:

@@ -10,31 +10,33 @@ import threading
 import time
 from collections.abc import Callable
 
-from . import frames
-
-RATE = 100
-LONGEST = 30_000
+PER_SECOND = 200
+LATEST_MS = 30_000
+STEP_MS = 100
 
 
 class Shedding:
-    """Counts the streams that are shed, and spreads their return: RATE a second, the first of them after RETRY_MS.
+    """Counts the streams that are shed, and spreads their return: PER_SECOND, a step after the other.
 
-    Nobody stays away for more than LONGEST ms: of a larger crowd more come back in a second, at times by chance.
+    Nobody is told to come back more than LATEST_MS later than usual: where that is too short, when is left to `chance`.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, chance: random.Random | None = None) -> None:
         self._monotonic = monotonic
+        self._chance = chance or random.Random()
         self._lock = threading.Lock()
         self._under_way = 0.0
         self._at = monotonic()
 
-    def retry(self) -> int:
-        """When one more is to come back (ms)."""
+    def later(self) -> int:
+        """How much later than usual one more is to come back (ms)."""
         with self._lock:
             now = self._monotonic()
-            self._under_way = max(0.0, self._under_way - RATE * (now - self._at)) + 1
+            before = max(0.0, self._under_way - PER_SECOND * (now - self._at))
             self._at = now
-            last = int(1000 * self._under_way / RATE)
-        if last <= LONGEST:
-            return max(frames.RETRY_MS, last)
-        return random.randint(frames.RETRY_MS, LONGEST)
+            later = STEP_MS * int(before / PER_SECOND * 1000 / STEP_MS)
+            if later > LATEST_MS:
+                self._under_way = before
+                return self._chance.randrange(0, LATEST_MS, STEP_MS)
+            self._under_way = before + 1
+            return later

@@ -29,6 +29,7 @@ class Follower(threading.Thread):
         self.ends: list[Frame] = []
         self.gaps: list[Frame] = []
         self.refused: list[int] = []
+        self.refusal = ""
         self.drops = 0
         self.connections = 0
         self.start()
@@ -49,6 +50,7 @@ class Follower(threading.Thread):
         with client.stream(self._path, headers) as stream:
             if stream.status != 200:
                 self.refused.append(stream.status)
+                self.refusal = stream.read().decode()
                 return
             for got, frame in enumerate(stream):
                 self.cursor = frame.id or self.cursor
@@ -63,6 +65,11 @@ class Follower(threading.Thread):
                 if got == patience:
                     self.drops += 1
                     return
+
+    def told(self) -> str:
+        """What it went through, for a test that fails."""
+        got = f"{self.connections} connections, {len(self.frames)} events up to {self.cursor}"
+        return f"{got}: {self.refused} {self.refusal}"
 
     @property
     def numbers(self) -> list[int]:

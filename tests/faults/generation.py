@@ -70,7 +70,7 @@ class Generation:
 
     def each_follower_has_every_event_once_and_in_order(self) -> None:
         for follower in self.followers:
-            assert follower.refused == [], follower.refused
+            assert follower.refused == [], follower.told()
             assert follower.gaps == [], follower.gaps
             assert follower.numbers == list(range(EVENTS))
             assert [(end.data["state"], end.id == follower.cursor) for end in follower.ends] == [("completed", True)]

@@ -14,6 +14,7 @@ from harness import a_session, a_task, begin
 from servers import Proxy, Silent, free_port
 
 from flask_sessionstatus import ConfigurationError, SessionStatus
+from flask_sessionstatus.streaming.shedding import PER_SECOND
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<h1>400</h1>"
 
@@ -72,6 +73,10 @@ def test_a_stream_is_told_to_come_back(uri: str, mode: str) -> None:
         response = client.get(f"/x/{path}", headers={"Accept": "text/event-stream"})
         assert (response.status_code, response.mimetype) == (200, "text/event-stream")
         assert response.data == b"retry: 1000\n"
+    for _ in range(20 * PER_SECOND):
+        app.extensions["sessionstatus"].engine.hub.shedding.later()
+    crowded = client.get("/x/conversations/c1/stream", headers={"Accept": "text/event-stream"})
+    assert 1000 < int(crowded.data.removeprefix(b"retry: ")) <= 21_000
     app.extensions["sessionstatus"].shutdown(2)
 
 

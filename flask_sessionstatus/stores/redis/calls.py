@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -59,15 +59,16 @@ class Script:
     """A script's text and hash. `clock` is the Lua expression for the server's time as {seconds, microseconds}."""
 
     def __init__(self, name: str, clock: str) -> None:
-        own = _file(name)
-        common = "" if own.startswith(ALONE) else BOUNDS + _file("common")
-        self.text = (common + own).replace(CLOCK, clock)
+        own, common = _texts()[name], BOUNDS + _texts()["common"]
+        self.text = (own if own.startswith(ALONE) else common + own).replace(CLOCK, clock)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 @cache
-def _file(name: str) -> str:
-    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+def _texts() -> Mapping[str, str]:
+    """The texts of all scripts by name, read at once: later the files may be those of another version."""
+    folder = files(__package__) / "lua"
+    return {name: (folder / f"{name}.lua").read_text(encoding="utf-8") for name in ("common", *SCRIPTS)}
 
 
 class Scripts(dict[str, Script]):
@@ -76,6 +77,7 @@ class Scripts(dict[str, Script]):
     def __init__(self, clock: str = CLOCK) -> None:
         super().__init__()
         self._clock = clock
+        _texts()
 
     def __missing__(self, name: str) -> Script:
         script = self[name] = Script(name, self._clock)
