@@ -13,6 +13,7 @@ from processes.client import Client, wait_until
 from processes.gunicorns import Server
 
 EVENTS = 20_000
+WORKERS = 2
 TIMEOUT = 0.25
 SETTINGS = {
     "LEASE": 10,
@@ -38,7 +39,15 @@ class Generation:
         self._fault = fault
         self._chance = chance
         self._producer = script("producer.py", conversation_id, STORAGE_URI=fault.uris[0], **chosen)
-        web = serve("--workers", "2", "--threads", "8", STORAGE_URI=fault.uris[1], **chosen)
+        web = serve("--workers", str(WORKERS), "--threads", "8", STORAGE_URI=fault.uris[1], **chosen)
+        asked = set[str]()
+
+        def each_has_asked_the_store() -> bool:
+            asked.add(web.client.get("/api/v1/health").headers["X-Process"])
+            return len(asked) == WORKERS
+
+        # One that asks for the first time once the store is back empty cannot know that it was ever another.
+        wait_until(each_has_asked_the_store, 20, "each process knows the store")
         port, session_id, _ = hear(self._producer).split()
         self._path = f"{web.client.conversation(conversation_id)}/resume/{session_id}"
         here, self._elsewhere = Client(f"http://127.0.0.1:{port}"), web.client

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Flask, request
+import os
+
+from flask import Flask, Response, request
 
 from flask_sessionstatus import Run, SessionStatus
 
@@ -30,3 +32,9 @@ def count(run: Run, seconds: float, pace: float) -> None:
 def start_counting(conversation_id: str) -> dict[str, str]:
     task = count.start(conversation_id, float(request.args["seconds"]), float(request.args["pace"]))
     return {"sessionId": task.session_id, "taskId": task.task_id}
+
+
+@app.after_request
+def sign(response: Response) -> Response:
+    response.headers["X-Process"] = str(os.getpid())
+    return response
