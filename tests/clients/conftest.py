@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,25 +67,37 @@ def packages(request: pytest.FixtureRequest) -> Path:
     cache = getattr(request.config, "cache", None)
     folder: Path = cache.mkdir(name) if cache else request.getfixturevalue("tmp_path_factory").mktemp(name)
     done = folder / "installed"
-    if not done.exists():
-        shutil.rmtree(folder / "node_modules", ignore_errors=True)
-        shutil.copy(PACKAGES, folder)
-        try:
-            subprocess.run([npm, *INSTALL], cwd=folder, capture_output=True, timeout=INSTALL_WAIT, check=True)
-        except subprocess.SubprocessError as error:
-            without(f"npm install did not succeed ({type(error).__name__})")
-        done.touch()
-    for script in JS.iterdir():
-        shutil.copy(script, folder)
+    with alone_in(folder):
+        if not done.exists():
+            shutil.rmtree(folder / "node_modules", ignore_errors=True)
+            shutil.copy(PACKAGES, folder)
+            try:
+                subprocess.run([npm, *INSTALL], cwd=folder, capture_output=True, timeout=INSTALL_WAIT, check=True)
+            except subprocess.SubprocessError as error:
+                without(f"npm install did not succeed ({type(error).__name__})")
+            done.touch()
+        for script in JS.iterdir():
+            shutil.copy(script, folder / f"{script.name}.new")
+            os.replace(folder / f"{script.name}.new", folder / script.name)
     return folder
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Only one of the processes that run tests side by side changes what they share; it replaces files as a whole."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
 def bundle(packages: Path) -> Path:
     """The page of the AI SDK, bundled."""
-    options = ["--bundle", "--format=esm", '--define:process.env.NODE_ENV="production"', "--outfile=bundle.js"]
+    options = ["--bundle", "--format=esm", '--define:process.env.NODE_ENV="production"', "--outfile=new/bundle.js"]
     command = [node_of(OLDEST_NODE["npm"]), "node_modules/esbuild/bin/esbuild", "chat.mjs", *options]
-    subprocess.run(command, cwd=packages, capture_output=True, timeout=BUNDLE_WAIT, check=True)
+    with alone_in(packages):
+        subprocess.run(command, cwd=packages, capture_output=True, timeout=BUNDLE_WAIT, check=True)
+        os.replace(packages / "new" / "bundle.js", packages / "bundle.js")
     return packages / "bundle.js"
 
 
