@@ -271,6 +271,30 @@ def test_broken_wakeups_cost_a_tick_and_no_event(store: MemoryStore) -> None:
     follower.close()
 
 
+def test_a_look_that_failed_is_repeated_soon_although_wakeups_are_healthy(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    hub = Hub(store, 10, monotonic=clock.monotonic)
+    job = begin(store)
+    job.append(["a"])
+    reader = Reader(hub, enter(hub, job), ORIGIN, clock.monotonic)
+    assert reader.tick == TICK
+
+    def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(store, "events", away)
+        assert reader.step(0) is None
+    assert (hub.tick, reader.tick) == (TICK, BROKEN_TICK)
+    clock.move(1000)
+    step = reader.step(0)
+    assert step is not None
+    assert len(step.items) == 1
+    assert reader.tick == TICK
+
+
 def test_healthy_wakeups_need_no_short_tick(store: MemoryStore, hub: Hub) -> None:
     enter(hub, begin(store))
     assert hub.tick == TICK

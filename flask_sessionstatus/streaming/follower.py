@@ -10,7 +10,7 @@ from ..errors import NotFound, StoreUnavailable
 from ..models import ORIGIN, Cursor, Event, Task, TaskState
 from ..stores.base import Page
 from .frames import Wire, end_data
-from .hub import Channel, Hub
+from .hub import BROKEN_TICK, Channel, Hub
 
 PING = 15.0
 STATUS_INTERVAL = 0.25
@@ -70,12 +70,20 @@ class Reader:
         self._monotonic = monotonic
         self._ahead_since: float | None = None
         self._missing_since: float | None = None
+        self._away = False
+
+    @property
+    def tick(self) -> float:
+        """How long to wait for a wake-up before looking anyway (s). None may come where the last look failed."""
+        return min(self._hub.tick, BROKEN_TICK) if self._away else self._hub.tick
 
     def step(self, version: int) -> Step | None:
         """What comes next; None while the store is away or may still be healed."""
+        self._away = False
         try:
             page = self._channel.look(self._hub.store, self.position, version)
         except StoreUnavailable:
+            self._away = True
             return None
         except NotFound:
             return self._gone()
@@ -264,7 +272,7 @@ class TaskFrames:
     def _patience(self, step: Step | None, until_ping: float, now: float) -> float:
         """How long to wait for a wake-up (s): until the next ping, tick, status, or the deadline of the task's
         lease."""
-        waits = [max(0.0, until_ping), self._hub.tick]
+        waits = [max(0.0, until_ping), self._reader.tick]
         if step is not None and step.page is not None:
             task = step.page.task
             if task.deadline is not None:
@@ -346,4 +354,4 @@ def json_page(
             return None
         if step is not None and (step.items or left <= 0 or hub.closed):
             return step.items, reader.position, step.ended
-        hub.wait(channel, version, min(left, hub.tick))
+        hub.wait(channel, version, min(left, reader.tick))
