@@ -95,12 +95,12 @@ def stream(
     if not can_follow:
         if task.wire == "ai-sdk":
             raise StoreUnavailable("These events can be read once Redis is back. Try again in a moment.")
-        return Response(wire.opening(hub.shedding.later()), 200, headers, mimetype=EVENT_STREAM)
+        return _come_again(state)
     channel = hub.enter(ref)
     if channel is None and task.wire == "ai-sdk":
         raise StoreUnavailable("This process follows as many streams as it can. Try again in a moment.")
     if channel is None:
-        return Response(wire.opening(hub.shedding.later()), 200, headers, mimetype=EVENT_STREAM)
+        return _come_again(state)
     follower = Follower(
         hub, channel, after, wire, allowed=still_allowed(state, namespace, task.conversation_id), gone=gone
     )
@@ -143,5 +143,10 @@ def shed(state: AppState, error: StoreUnavailable) -> Response:
     status."""
     if not wants_stream():
         raise error
+    return _come_again(state)
+
+
+def _come_again(state: AppState) -> Response:
+    """A stream that is over at once: it says when to come back."""
     opening = WIRES["sse"].opening(state.engine.hub.shedding.later())
     return Response(opening, 200, STREAM_HEADERS, mimetype=EVENT_STREAM)
